@@ -1,0 +1,32 @@
+"""Whole-slide images, labelled patches, conditional GANs and latent editing, for napari and headless.
+
+The public names load on first use, so that importing the package costs neither torch nor Qt.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "open_slide": "napari_histolatent.slides",
+    "read_annotations": "napari_histolatent.annotations",
+    "PatchDataset": "napari_histolatent.patches",
+    "Run": "napari_histolatent.runs",
+    "UserError": "napari_histolatent.errors",
+}
+
+__all__ = ["PatchDataset", "Run", "UserError", "__version__", "open_slide", "read_annotations"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return __all__

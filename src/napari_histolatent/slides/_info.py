@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from napari_histolatent.errors import SlideError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a slide's pyramid."""
+
+    width_px: int
+    height_px: int
+    downsample: float
+    """Level-0 pixels per pixel of this level; a true float (scanners write 4.00009, not 4)."""
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """What a slide file says of itself. Coordinates are level-0 pixels, (x, y)."""
+
+    path: Path
+    backend: str
+    vendor: str | None
+    digest: str
+    """Names the pixels: equal for copies of one file, whatever their names."""
+    levels: tuple[Level, ...]
+    mpp_x: float | None
+    """Micrometres per level-0 pixel, or None where the file does not say."""
+    mpp_y: float | None
+    mpp_source: str | None
+    bounds: tuple[int, int, int, int]
+    """Left, top, width and height of the scanned part."""
+    background: tuple[int, int, int]
+    associated: tuple[str, ...]
+
+    @property
+    def width_px(self) -> int:
+        """Width of level 0."""
+        return self.levels[0].width_px
+
+    @property
+    def height_px(self) -> int:
+        """Height of level 0."""
+        return self.levels[0].height_px
+
+    def require_mpp(self) -> tuple[float, float]:
+        """Return (mpp_x, mpp_y).
+
+        Raises
+        ------
+        SlideError
+            If the file does not state its pixel size.
+        """
+        if self.mpp_x is None or self.mpp_y is None:
+            msg = (
+                f"{self.path.name} does not state its pixel size (mpp missing); "
+                "ask for a level instead of an mpp (--level 0), or state the size with --slide-mpp, "
+                "for example --slide-mpp 0.25 for a 40x scan."
+            )
+            raise SlideError(msg)
+        return self.mpp_x, self.mpp_y
+
+    def with_mpp(self, mpp: float) -> SlideInfo:
+        """Return a copy whose pixel size is the one the user states."""
+        if not mpp > 0:
+            msg = (
+                f"A pixel size of {mpp:g} µm per pixel is not possible; give a number above 0, such as 0.25."
+            )
+            raise SlideError(msg)
+        return replace(self, mpp_x=mpp, mpp_y=mpp, mpp_source="stated by the user")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that `histolatent info --json` reports."""
+        return {
+            "path": str(self.path),
+            "backend": self.backend,
+            "vendor": self.vendor,
+            "digest": self.digest,
+            "width_px": self.width_px,
+            "height_px": self.height_px,
+            "levels": [
+                {"width_px": v.width_px, "height_px": v.height_px, "downsample": v.downsample}
+                for v in self.levels
+            ],
+            "mpp_x": self.mpp_x,
+            "mpp_y": self.mpp_y,
+            "mpp_source": self.mpp_source,
+            "bounds": list(self.bounds),
+            "background": list(self.background),
+            "associated": list(self.associated),
+        }
