@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import platformdirs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -60,3 +62,9 @@ def digest_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def data_folder() -> Path:
+    """Return the folder for what the program keeps between sessions (HISTOLATENT_DATA_DIR overrides it)."""
+    chosen = os.environ.get("HISTOLATENT_DATA_DIR")
+    return Path(chosen) if chosen else platformdirs.user_data_path("napari-histolatent", appauthor=False)

@@ -48,7 +48,7 @@ class TissueMask:
         left, right = (np.clip(corners[:, i], 0, self.mask.shape[1]) for i in (0, 2))
         top, bottom = (np.clip(corners[:, i], 0, self.mask.shape[0]) for i in (1, 3))
         inside = summed[bottom, right] - summed[top, right] - summed[bottom, left] + summed[top, left]
-        return (inside / area).astype(np.float32)
+        return np.asarray(inside / area, np.float32)
 
 
 def tissue_mask(slide: Slide) -> TissueMask:

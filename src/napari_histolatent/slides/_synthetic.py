@@ -78,7 +78,7 @@ def _draw(size_px: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint
         image[_nuclei(size_px, spacing_px, radii_px, rng) & inside] = _NUCLEUS_RGB
     image = ndimage.gaussian_filter(image, (0.7, 0.7, 0)) + rng.normal(0, 4, (height, width, 1))
     image[~tissue] = _GLASS_RGB
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)
 
 
 def _nuclei(

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_STOPS = np.array([0.0, 0.33, 0.66, 1.0])
+_COLORS = np.array([[20, 20, 90], [180, 30, 110], [250, 150, 40], [255, 250, 180]], np.float64)
+"""Dark blue to pale yellow: its lightness rises all along, so it reads in grey too."""
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A Grad-CAM map of one tile."""
+
+    values: NDArray[np.float32]
+    """The raw map after ReLU, resampled to the tile, shape (height, width); its scale is the model's own."""
+    target: str
+    """Class whose evidence is shown."""
+    layer: str
+    probability: float
+    """The classifier's probability of the target on this tile."""
+    level0_box: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom in level-0 pixels, where the tile has a place on a slide."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the map itself."""
+        return {
+            "target": self.target,
+            "layer": self.layer,
+            "probability": self.probability,
+            "maximum": float(self.values.max(initial=0)),
+            "level0_box": None if self.level0_box is None else list(self.level0_box),
+        }
+
+
+def shared_maximum(heatmaps: Sequence[Heatmap]) -> float:
+    """Return one scale for maps that are shown side by side."""
+    return max((float(item.values.max(initial=0)) for item in heatmaps), default=0.0)
+
+
+def colored(heatmap: Heatmap, *, maximum: float | None = None) -> NDArray[np.uint8]:
+    """Return the map in colours, uint8 (height, width, 3); `maximum` (default: its own) is the brightest."""
+    top = maximum if maximum is not None else float(heatmap.values.max(initial=0))
+    scaled = np.clip(heatmap.values / top, 0, 1) if top > 0 else np.zeros_like(heatmap.values)
+    channels = [np.interp(scaled, _STOPS, _COLORS[:, i]) for i in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def overlaid(
+    pixels: NDArray[np.uint8], heatmap: Heatmap, *, maximum: float | None = None, opacity: float = 0.5
+) -> NDArray[np.uint8]:
+    """Return the tile with the coloured map over it, uint8 (height, width, 3)."""
+    mixed = (1 - opacity) * pixels.astype(np.float32) + opacity * colored(heatmap, maximum=maximum)
+    return mixed.round().astype(np.uint8)

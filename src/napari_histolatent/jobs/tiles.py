@@ -1,0 +1,153 @@
+"""The square of tissue the user works on: a file, or a place on a slide."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from napari_histolatent.errors import UserError
+from napari_histolatent.jobs.pictures import open_picture
+from napari_histolatent.latent import LatentPoint
+from napari_histolatent.patches import GridSpec, patch_downsample, tile_box
+from napari_histolatent.slides import open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_histolatent.slides import Slide
+
+_PLACE = re.compile(r"^(?P<slide>.+)@(?P<x>-?[\d.]+),(?P<y>-?[\d.]+)$")
+_MAX_RESAMPLING = 4.0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels, and what is known of where they came from."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    """Shape (size_px, size_px, 3), RGB."""
+    mpp: float | None = None
+    slide_digest: str | None = None
+    centre: tuple[float, float] | None = None
+    """Level-0 pixels, (x, y)."""
+    level0_box: tuple[float, float, float, float] | None = None
+    """Left, top, right, bottom in level-0 pixels."""
+    point: LatentPoint | None = None
+    """The latent point it was drawn from, for an image of ours."""
+    synthetic: bool = False
+    label: str | None = None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a picture file of this tile says of itself."""
+        return {
+            "synthetic": self.synthetic,
+            "name": self.name,
+            "label": self.label,
+            "mpp": self.mpp,
+            "slide_digest": self.slide_digest,
+            "x": self.centre[0] if self.centre else None,
+            "y": self.centre[1] if self.centre else None,
+            "level0_box": list(self.level0_box) if self.level0_box else None,
+            "model_digest": self.point.checkpoint_digest if self.point else None,
+            "latent_point": self.point.to_json() if self.point else None,
+        }
+
+    def redrawn(self, pixels: NDArray[np.uint8], point: LatentPoint, suffix: str) -> Tile:
+        """Return a generator's version of this tile, at the same place, marked as synthetic."""
+        return replace(
+            self, name=f"{self.name}_{suffix}", pixels=pixels, point=point, synthetic=True, label=None
+        )
+
+
+def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: float | None) -> Tile:
+    """Cut the tile around a level-0 point, at the pixel size a model learnt from.
+
+    Parameters
+    ----------
+    slide
+        Where to cut.
+    centre
+        Level-0 pixels, (x, y).
+    size_px
+        Side of the tile.
+    mpp
+        Micrometres per tile pixel; None cuts level 0, for models whose pixel size is not known.
+
+    Raises
+    ------
+    UserError
+        If the point lies off the slide, or the slide states no pixel size.
+    """
+    x, y = centre
+    if not (0 <= x < slide.info.width_px and 0 <= y < slide.info.height_px):
+        msg = (
+            f"The point x={x:g}, y={y:g} lies off {slide.info.path.name} "
+            f"({slide.info.width_px} x {slide.info.height_px} px); pick a place on the slide."
+        )
+        raise UserError(msg)
+    spec = GridSpec(size_px=size_px, mpp=mpp, level=0 if mpp is None else None)
+    downsample = patch_downsample(slide, spec)
+    box = tile_box(centre, size_px, downsample)
+    pixels = slide.read_downsampled(box[:2], size_px=(size_px, size_px), downsamples=downsample)
+    own = slide.info.mpp_x
+    return Tile(
+        name=f"{slide.info.path.stem}_x{x:.0f}_y{y:.0f}",
+        pixels=pixels,
+        mpp=None if own is None else own * downsample[0],
+        slide_digest=slide.info.digest,
+        centre=centre,
+        level0_box=box,
+    )
+
+
+def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float | None = None) -> Tile:
+    """Open the tile that a command line names: a file, or SLIDE@X,Y (level-0 centre).
+
+    A file of another pixel size is resampled if both sizes are known and at most 4 times apart.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, place or slide, or the picture does not have the model's size.
+    """
+    place = _PLACE.match(image)
+    if place and not Path(image).exists():
+        with open_slide(place["slide"], mpp=slide_mpp) as slide:
+            return cut_tile(slide, (float(place["x"]), float(place["y"])), size_px=size_px, mpp=mpp)
+    pixels, provenance = open_picture(Path(image))
+    own = provenance.get("mpp")
+    if own and mpp and abs(own / mpp - 1) > 0.02:
+        pixels = _resampled(pixels, own / mpp, image)
+    height, width = pixels.shape[:2]
+    if (height, width) != (size_px, size_px):
+        msg = f"{image} is {width} x {height} px, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
+        raise UserError(msg)
+    point = provenance.get("latent_point")
+    box = provenance.get("level0_box")
+    x, y = provenance.get("x"), provenance.get("y")
+    return Tile(
+        name=Path(image).stem,
+        pixels=pixels,
+        mpp=own,
+        slide_digest=provenance.get("slide_digest"),
+        centre=None if x is None or y is None else (float(x), float(y)),
+        level0_box=tuple(box) if isinstance(box, list) and len(box) == 4 else None,
+        point=LatentPoint.from_json(point) if point else None,
+        synthetic=bool(provenance.get("synthetic")),
+        label=provenance.get("label"),
+    )
+
+
+def _resampled(pixels: NDArray[np.uint8], factor: float, name: str) -> NDArray[np.uint8]:
+    if not 1 / _MAX_RESAMPLING <= factor <= _MAX_RESAMPLING:
+        msg = f"{name} has a pixel size {factor:.2g} times the model's, more than can be resampled (4); cut it at the model's own."
+        raise UserError(msg)
+    size = (round(pixels.shape[1] * factor), round(pixels.shape[0] * factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))

@@ -1,0 +1,52 @@
+"""Start the process that does a run's work, detached: it outlives the window and the terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from napari_histolatent.errors import RunError, writing_to
+
+if TYPE_CHECKING:
+    from napari_histolatent.runs._run import Run
+
+_JOBS_MODULE = "napari_histolatent.jobs"
+"""By name: the kinds of work lie above this room."""
+
+
+def launch(run: Run) -> int:
+    """Start or resume a run in a process of its own, and return the process's number.
+
+    The process gets a session of its own and writes to log.txt: a pipe to a parent that died would kill it.
+
+    Raises
+    ------
+    RunError
+        If a process works on the run already.
+    UserError
+        If the run folder cannot be written.
+    """
+    if run.is_alive():
+        msg = f"{run.path} is running already; stop it first with `histolatent stop {run.path}`."
+        raise RunError(msg)
+    run.clear_stop()
+    apart: dict[str, Any] = (
+        {"creationflags": 0x00000008 | 0x00000200}  # DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP
+        if sys.platform == "win32"
+        else {"start_new_session": True}
+    )
+    with writing_to(run.path), run.log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", _JOBS_MODULE, str(run.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=run.path,
+            **apart,
+        )
+        run.claim(process.pid)
+    # Whoever started a process has to collect it, or it stays as a zombie as long as the starter lives.
+    Thread(target=process.wait, name=f"collect {process.pid}", daemon=True).start()
+    return process.pid

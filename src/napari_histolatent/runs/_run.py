@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psutil
+from filelock import FileLock, Timeout
+
+from napari_histolatent._files import write_json
+from napari_histolatent.errors import RunError, writing_to
+from napari_histolatent.runs._events import RunEvent, append_event, read_events
+from napari_histolatent.runs._index import remember
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT_VERSION = 1
+ENDED = ("stopped", "finished", "failed", "interrupted")
+"""States in which no process works on the run."""
+
+_FOREIGN_SILENCE_SECONDS = 120.0
+"""A run of another host is taken for dead after this long without an event: its processes cannot be seen."""
+_LOCK_WAIT_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands."""
+
+    state: str
+    """new, starting, running, stopping, stopped, finished, failed, or interrupted (killed, power lost)."""
+    step: int = 0
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """The data of all events so far, later over earlier."""
+    message: str = ""
+    updated: float = 0.0
+    """Time of the last event, seconds since 1970."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that `--json` reports."""
+        return asdict(self)
+
+
+class Run:
+    """A run directory of any kind of work.
+
+    run.json says what to do and never changes; events.jsonl says what happened; checkpoints/ holds what to go
+    on from; owner.json names the process that works on it; STOP asks it to stop; log.txt is its output.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a run directory.
+
+        Raises
+        ------
+        RunError
+            If it is not one, or was written by a newer version.
+        """
+        self.path = Path(path).absolute()
+        try:
+            description = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{path} is not a run folder (run.json {'is missing' if isinstance(error, OSError) else 'cannot be parsed'}); `histolatent runs` lists those there are."
+            raise RunError(msg) from error
+        version = description.get("format_version") if isinstance(description, dict) else None
+        if version != FORMAT_VERSION:
+            msg = f"{path} has run format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent."
+            raise RunError(msg)
+        self.id = str(description["id"])
+        self.kind = str(description["kind"])
+        self.spec: dict[str, Any] = description["spec"]
+        self.created = float(description["created"])
+
+    @classmethod
+    def create(cls, path: str | Path, *, kind: str, spec: dict[str, Any]) -> Run:
+        """Make a run directory that says what to do; nothing is started.
+
+        Parameters
+        ----------
+        path
+            Folder to make; it must not hold a run yet.
+        kind
+            The kind of work, as `jobs` names it.
+        spec
+            What the work needs to know, JSON.
+
+        Raises
+        ------
+        RunError
+            If the folder holds a run or other files already.
+        UserError
+            If the folder cannot be written.
+        """
+        path = Path(path).absolute()
+        with writing_to(path):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                what = "holds a run already" if (path / "run.json").exists() else "is not empty"
+                msg = f"{path} {what}; choose another folder, or go on with `histolatent resume`."
+                raise RunError(msg)
+            path.mkdir(parents=True, exist_ok=True)
+            description = {
+                "format_version": FORMAT_VERSION,
+                "id": uuid4().hex,
+                "kind": kind,
+                "created": time.time(),
+                "spec": spec,
+            }
+            write_json(path / "run.json", description)
+            remember(path)
+        return cls(path)
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def log_file(self) -> Path:
+        """Output and errors of the process."""
+        return self.path / "log.txt"
+
+    def append(self, event: RunEvent) -> None:
+        """Add an event; it is on disk as a whole line when this returns."""
+        append_event(self.path / "events.jsonl", event)
+
+    def events(self, offset: int = 0) -> tuple[list[RunEvent], int]:
+        """Return the events after a byte offset, and the offset to go on from."""
+        return read_events(self.path / "events.jsonl", offset)
+
+    def status(self) -> RunStatus:
+        """Return where the run stands, from its events and whether its process lives."""
+        events, _ = self.events()
+        alive = self.is_alive(last_event=events[-1].time if events else 0.0)
+        if not events:
+            return RunStatus(state="starting" if alive else "interrupted" if self._owner() else "new")
+        last = events[-1]
+        data: dict[str, Any] = {}
+        losses: dict[str, float] = {}
+        for event in events:
+            data |= event.data
+            losses = event.losses or losses
+        ended = last.kind in ("stopped", "finished", "failed")
+        if alive and last.kind != "finished":
+            # A resumed process has not said so yet, or one that has ended is about to go.
+            state = "stopping" if self.stop_requested else "starting" if ended else "running"
+        elif ended:
+            state = last.kind
+        else:
+            state = "interrupted"
+        steps = max(event.steps for event in events)
+        return RunStatus(state, last.step, steps, losses, data, last.message, last.time)
+
+    def request_stop(self) -> None:
+        """Ask the process to stop after its current step and keep a checkpoint."""
+        with writing_to(self.path):
+            (self.path / "STOP").touch()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the process was asked to stop."""
+        return (self.path / "STOP").exists()
+
+    def clear_stop(self) -> None:
+        """Take the request to stop back; done when a run is resumed."""
+        (self.path / "STOP").unlink(missing_ok=True)
+
+    def claim(self, pid: int | None = None) -> None:
+        """Write down which process works on the run."""
+        process = psutil.Process(pid or os.getpid())
+        owner = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
+        write_json(self.path / "owner.json", owner)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold the run, so that no second process works on it; the system lets go when the process dies.
+
+        Raises
+        ------
+        RunError
+            If another process holds it.
+        """
+        try:
+            with FileLock(self.path / "lock", timeout=_LOCK_WAIT_SECONDS):
+                self.claim()
+                yield
+        except Timeout as error:
+            owner = self._owner() or {}
+            msg = (
+                f"{self.path} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}; "
+                "stop it with `histolatent stop`, or wait until it has ended."
+            )
+            raise RunError(msg) from error
+
+    def is_alive(self, *, last_event: float = 0.0) -> bool:
+        """Return whether the process that works on the run is there (as far as this host can tell)."""
+        owner = self._owner()
+        if owner is None:
+            return False
+        if owner.get("host") != socket.gethostname():
+            return time.time() - last_event < _FOREIGN_SILENCE_SECONDS
+        try:
+            process = psutil.Process(int(owner["pid"]))
+            # Process numbers are used again: the start time tells whose it is.
+            same = abs(process.create_time() - float(owner["since"])) < 1
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except (psutil.Error, KeyError, ValueError, TypeError):
+            return False
+
+    def _owner(self) -> dict[str, Any] | None:
+        try:
+            owner = json.loads((self.path / "owner.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return owner if isinstance(owner, dict) else None

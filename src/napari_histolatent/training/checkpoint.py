@@ -1,0 +1,210 @@
+"""Checkpoints: safetensors and JSON, whole or not there. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_histolatent._files import digest_of_file, replacing, write_json
+from napari_histolatent.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from napari_histolatent.training._task import TrainingTask
+
+FORMAT_VERSION = 1
+MODEL_FILE, STATE_FILE, INFO_FILE = "model.safetensors", "training.safetensors", "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder's facts; the weights stay on disk until they are asked for. Needs no torch."""
+
+    path: Path
+    kind: str
+    """What was trained: gan or classifier."""
+    step: int
+    steps: int
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    size_px: int
+    mpp: float | None
+    """Micrometres per pixel of the patches it learnt from, where known."""
+    dataset_digest: str
+    digest: str
+    """sha256 of the weights that are used: the name of this model wherever it is cited."""
+    metrics: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint's facts.
+
+        Raises
+        ------
+        CheckpointError
+            If it is not one, is incomplete, or was written by a newer version.
+        """
+        try:
+            info = json.loads((path / INFO_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            msg = f"{path} is not a checkpoint ({INFO_FILE} is missing or broken); choose a run folder or another checkpoint."
+            raise CheckpointError(msg) from error
+        version = info.get("format_version") if isinstance(info, dict) else None
+        if version != FORMAT_VERSION:
+            msg = f"{path} has checkpoint format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent."
+            raise CheckpointError(msg)
+        try:
+            return cls(
+                path=path,
+                kind=str(info["kind"]),
+                step=int(info["step"]),
+                steps=int(info["steps"]),
+                config=dict(info["config"]),
+                classes=tuple(info["classes"]),
+                size_px=int(info["size_px"]),
+                mpp=None if info["mpp"] is None else float(info["mpp"]),
+                dataset_digest=str(info["dataset_digest"]),
+                digest=str(info["digest"]),
+                metrics=dict(info["metrics"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{path / INFO_FILE} lacks or garbles {error}; choose another checkpoint of the run."
+            raise CheckpointError(msg) from error
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, oldest step first. Half-written ones have other names."""
+    return sorted(path for path in folder.glob("step-*") if (path / INFO_FILE).is_file())
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint:
+    """Return the newest checkpoint of a run's checkpoints folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none yet.
+    """
+    paths = checkpoints_in(folder)
+    if not paths:
+        msg = f"{folder.parent} has no checkpoint yet; let it train on, or choose another run."
+        raise CheckpointError(msg)
+    return Checkpoint.open(paths[-1])
+
+
+def save_checkpoint(
+    folder: Path, task: TrainingTask, *, step: int, facts: dict[str, Any], keep: int = 2
+) -> Checkpoint:
+    """Write a checkpoint after `step` steps, and drop all but the newest `keep`.
+
+    Parameters
+    ----------
+    folder
+        The run's checkpoints folder.
+    task
+        Whose weights, optimisers and source of chance are saved.
+    step
+        Steps done.
+    facts
+        kind, steps, config, classes, size_px, mpp, dataset_digest and metrics.
+    keep
+        Checkpoints to keep.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}"
+    if path.exists():
+        shutil.rmtree(path)  # of a run that was set back; its successor is the same step again
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        save_file(_contiguous(task.model.state_dict()), temporary / MODEL_FILE)
+        save_file(_training_state(task), temporary / STATE_FILE)
+        digest = digest_of_file(temporary / MODEL_FILE)
+        info = {"format_version": FORMAT_VERSION, "step": step, "digest": digest, **facts}
+        write_json(temporary / INFO_FILE, info)
+    for old in checkpoints_in(folder)[:-keep]:
+        shutil.rmtree(old)
+    return Checkpoint.open(path)
+
+
+def load_weights(checkpoint: Checkpoint, module: nn.Module, device: torch.device) -> None:
+    """Put the weights that are used into a network of the same make.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is broken, is not safetensors, or belongs to another network.
+    """
+    module.load_state_dict(_matching(_load(checkpoint.path / MODEL_FILE, device), module, checkpoint))
+
+
+def restore(checkpoint: Checkpoint, task: TrainingTask, device: torch.device) -> None:
+    """Set a task back to where the checkpoint was written.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is broken or belongs to another network.
+    """
+    load_weights(checkpoint, task.model, device)
+    state = _load(checkpoint.path / STATE_FILE, device)
+    for name, module in task.modules.items():
+        module.load_state_dict(_matching(_under(state, f"module.{name}."), module, checkpoint))
+    for name, optimizer in task.optimizers.items():
+        own = optimizer.state_dict()
+        per_parameter: dict[int, dict[str, Any]] = {}
+        for key, value in _under(state, f"optimizer.{name}.").items():
+            index, quantity = key.split(".", 1)
+            # Adam counts its steps on the CPU whatever the device of its parameters.
+            per_parameter.setdefault(int(index), {})[quantity] = value.cpu() if quantity == "step" else value
+        optimizer.load_state_dict({"state": per_parameter, "param_groups": own["param_groups"]})
+    task.rng.set_state(state["rng"].cpu())
+
+
+def _training_state(task: TrainingTask) -> dict[str, torch.Tensor]:
+    state = {"rng": task.rng.get_state()}
+    for name, module in task.modules.items():
+        state |= {f"module.{name}.{key}": value for key, value in module.state_dict().items()}
+    for name, optimizer in task.optimizers.items():
+        for index, quantities in optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{name}.{index}.{key}": value for key, value in quantities.items()}
+    return _contiguous(state)
+
+
+def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # safetensors refuses views and shared storage.
+    return {key: value.detach().contiguous().clone() for key, value in state.items()}
+
+
+def _under(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _load(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, torch.Tensor] = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} cannot be read as safetensors ({error}); it is truncated or of another format: choose another checkpoint."
+        raise CheckpointError(msg) from error
+    return state
+
+
+def _matching(
+    state: dict[str, torch.Tensor], module: nn.Module, checkpoint: Checkpoint
+) -> dict[str, torch.Tensor]:
+    own = module.state_dict()
+    if {k: tuple(v.shape) for k, v in state.items()} != {k: tuple(v.shape) for k, v in own.items()}:
+        network = checkpoint.config.get("network")
+        msg = f"The weights of {checkpoint.path} are not those of the network {network!r} that it names; choose another checkpoint."
+        raise CheckpointError(msg)
+    return state

@@ -1,0 +1,142 @@
+"""Every hyperparameter, validated, to and from JSON. No torch here: forms and lists open at once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from napari_histolatent.errors import UserError
+from napari_histolatent.models import CLASSIFIERS, GENERATORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What both kinds of training share."""
+
+    size_px: int = 64
+    """Side of the patches, in px."""
+    steps: int = 2000
+    """Steps of the whole run, those before a stop counted."""
+    batch_size: int = 16
+    seed: int = 0
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    log_every: int = 20
+    """Steps between progress events."""
+
+    def __post_init__(self) -> None:
+        for name in ("size_px", "steps", "batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                msg = f"{name} has to be at least 1, not {getattr(self, name)}."
+                raise UserError(msg)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the config of JSON fields.
+
+        Raises
+        ------
+        UserError
+            If a field is unknown: the file is of a newer version, or was edited wrongly.
+        """
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            msg = f"The training settings have unknown fields {', '.join(unknown)}; update napari-histolatent or remove them."
+            raise UserError(msg)
+        return cls(**values)
+
+    def with_changes(self, **changes: Any) -> Self:
+        """Return a copy with the changes that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Config):
+    """A conditional GAN's training.
+
+    The defaults are the lean recipe: non-saturating loss (Goodfellow et al. 2014), lazy R1 on real images
+    (Mescheder et al. 2018; Karras et al. 2020), differentiable augmentation (Zhao et al. 2020), the eight
+    symmetries of the square on real patches, an exponential moving average of the generator.
+    """
+
+    network: str = "cdcgan"
+    preset: str = "lean"
+    z_dim: int = 64
+    """Length of the latent vector z ~ N(0, I)."""
+    base_channels: int = 16
+    """Width of the finest layers."""
+    learning_rate: float = 1e-3
+    """Of both Adam optimisers; betas (0, 0.99)."""
+    ema_decay: float = 0.998
+    """Decay per step of the generator's moving average, which is the network that is used afterwards."""
+    r1_weight: float = 0.15
+    """Weight of the gradient penalty on real images, at each of its steps."""
+    r1_every: int = 8
+    """Steps between gradient penalties."""
+    symmetries: bool = True
+    """Show each real patch in one of the eight symmetries of the square."""
+    augment: bool = True
+    """Colour, shift and cutout on what the discriminator sees, real and generated alike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in GENERATORS:
+            msg = f"There is no network named {self.network!r}; choose one of {', '.join(GENERATORS)}."
+            raise UserError(msg)
+        if not 0 <= self.ema_decay < 1:
+            msg = f"ema_decay has to lie from 0 to below 1, not at {self.ema_decay:g}."
+            raise UserError(msg)
+        if not self.learning_rate > 0:
+            msg = f"learning_rate has to be above 0, not {self.learning_rate:g}."
+            raise UserError(msg)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(_Config):
+    """A classifier's training: cross-entropy on balanced batches, with stain jitter and blur."""
+
+    steps: int = 300
+    batch_size: int = 32
+    checkpoint_every: int = 300
+    network: str = "convnet"
+    base_channels: int = 24
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle schedule of AdamW."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in CLASSIFIERS:
+            msg = f"There is no classifier named {self.network!r}; choose one of {', '.join(CLASSIFIERS)}."
+            raise UserError(msg)
+
+
+PRESETS: Mapping[str, TrainingConfig] = {
+    # On one slide for two minutes there is nothing to overfit yet: without augmentation it learnt twice as fast.
+    "demo": TrainingConfig(preset="demo", steps=2500, augment=False),
+    "lean": TrainingConfig(preset="lean", steps=6000),
+}
+"""Name -> configuration. demo: about two minutes on two cores at 64 px; lean: about eight."""
+
+
+def preset(name: str) -> TrainingConfig:
+    """Return a preset.
+
+    Raises
+    ------
+    UserError
+        If there is none of this name.
+    """
+    if name not in PRESETS:
+        msg = f"There is no preset named {name!r}; choose one of {', '.join(PRESETS)}."
+        raise UserError(msg)
+    return PRESETS[name]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from napari_histolatent._files import (
+    data_folder,
+    digest_of,
+    digest_of_file,
+    replacing,
+    write_json,
+    write_text,
+)
+
+
+def test_a_new_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    write_text(path, "new, with µm")
+    assert path.read_bytes() == "new, with µm".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="power cut"), replacing(path) as temporary:
+        temporary.write_text("half of")
+        raise RuntimeError("power cut")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent  # else os.replace would cross file systems
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_arrives_whole_or_not_at_all(tmp_path: Path, fails: bool) -> None:
+    path = tmp_path / "folder"
+    try:
+        with replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / "inside").write_text("x")
+            if fails:
+                raise RuntimeError
+    except RuntimeError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/inside"]
+
+
+def test_threads_that_write_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    texts = [str(i) * 10_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_text(path, text), texts))
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_written_and_read_back(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None], "µ": "ü"}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+def test_a_number_that_json_has_not_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"kid": 0.1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"kid": float("nan")})
+    assert json.loads(path.read_text()) == {"kid": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}, True),
+        ([1, 2], [2, 1], False),
+        ({"a": 1}, {"a": "1"}, False),
+        ({"a": 1}, {"a": 1, "b": None}, False),
+    ],
+)
+def test_the_digest_of_a_value_ignores_the_order_of_keys_alone(one: Any, other: Any, same: bool) -> None:
+    assert (digest_of(one) == digest_of(other)) is same
+    assert len(digest_of(one)) == 16
+
+
+def test_the_digest_of_a_value_stays_the_same_in_later_versions() -> None:
+    assert digest_of({"a": 1}) == hashlib.sha256(b'{"a": 1}').hexdigest()[:16]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
+    content = bytes(range(256)) * (size // 256 + 1)
+    (tmp_path / "a").write_bytes(content[:size])
+    assert digest_of_file(tmp_path / "a") == hashlib.sha256(content[:size]).hexdigest()
+
+
+def test_the_data_folder_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HISTOLATENT_DATA_DIR", str(tmp_path))
+    assert data_folder() == tmp_path
+
+
+def test_the_data_folder_is_else_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HISTOLATENT_DATA_DIR")
+    assert data_folder().name == "napari-histolatent"
