@@ -166,7 +166,7 @@ def _overview(result: DemoResult) -> np.ndarray:
         for polygon in region.polygons:
             for ring in (polygon.exterior, *polygon.interiors):
                 outline = [(x / downsample, y / downsample) for x, y in ring.coords]
-                draw.line(outline, fill=annotations.color_of(region.class_name), width=3)
+                draw.line(outline, fill=annotations.color_of(region.class_name), width=5)
     for role in ("real", "other"):
         box = result.searches[role].tile.level0_box
         assert box is not None
