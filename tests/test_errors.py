@@ -10,7 +10,9 @@ from napari_histolatent import errors
 from napari_histolatent.errors import UserError, writing_to
 
 
-@pytest.mark.parametrize("name", ["SlideError", "AnnotationError", "DatasetError", "RunError", "CheckpointError"])
+@pytest.mark.parametrize(
+    "name", ["SlideError", "AnnotationError", "DatasetError", "RunError", "CheckpointError"]
+)
 def test_every_fault_of_the_user_is_a_user_error(name: str) -> None:
     assert issubclass(getattr(errors, name), UserError)
 
@@ -34,7 +36,9 @@ def test_a_refusal_of_the_system_becomes_one_sentence(code: int, reason: str, re
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("ours"), UserError("his")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), ValueError("ours"), UserError("his")]
+)
 def test_other_errors_pass_unchanged(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, writing_to(Path("out")):
         raise error

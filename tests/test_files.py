@@ -3,8 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +15,9 @@ from napari_histolatent._files import (
     write_json,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_new_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -29,9 +31,14 @@ def test_a_new_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
 def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="power cut"), replacing(path) as temporary:
-        temporary.write_text("half of")
-        raise RuntimeError("power cut")
+
+    def crash() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        crash()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -58,7 +65,10 @@ def test_a_folder_arrives_whole_or_not_at_all(tmp_path: Path, fails: bool) -> No
     except RuntimeError:
         assert list(tmp_path.iterdir()) == []
     else:
-        assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["folder", "folder/inside"]
+        assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == [
+            "folder",
+            "folder/inside",
+        ]
 
 
 def test_threads_that_write_one_file_do_not_mix(tmp_path: Path) -> None:
@@ -110,7 +120,9 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) ->
     assert digest_of_file(tmp_path / "a") == hashlib.sha256(content[:size]).hexdigest()
 
 
-def test_the_data_folder_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_data_folder_is_the_one_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HISTOLATENT_DATA_DIR", str(tmp_path))
     assert data_folder() == tmp_path
 
@@ -118,3 +130,7 @@ def test_the_data_folder_is_the_one_of_the_environment(monkeypatch: pytest.Monke
 def test_the_data_folder_is_else_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HISTOLATENT_DATA_DIR")
     assert data_folder().name == "napari-histolatent"
+
+
+def test_no_test_writes_into_the_users_own_folder(user_data_dir: Path) -> None:
+    assert data_folder() == user_data_dir

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
-from shapely.geometry.base import BaseGeometry
 
 from napari_histolatent.annotations import (
     Annotations,
@@ -17,6 +17,9 @@ from napari_histolatent.annotations import (
 )
 from napari_histolatent.errors import AnnotationError
 from napari_histolatent.slides import Level, SlideInfo
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 SLIDE = SlideInfo(
     path=Path("a.svs"),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from napari_histolatent.annotations import _formats, read_annotations
 from napari_histolatent.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}
 
@@ -56,11 +59,15 @@ def test_what_is_no_json_is_refused_with_a_hint(tmp_path: Path, content: bytes, 
 
 
 def test_real_xml_is_refused_with_a_hint(data_dir: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"qc_tumor_001\.xml is not GeoJSON .*XML annotations are not read"):
+    with pytest.raises(
+        AnnotationError, match=r"qc_tumor_001\.xml is not GeoJSON .*XML annotations are not read"
+    ):
         read_annotations(data_dir / "annotations" / "asap" / "qc_tumor_001.xml")
 
 
 def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_formats, "_MAX_BYTES", 9)
-    with pytest.raises(AnnotationError, match=r"^regions\.geojson has 10 bytes, more than the 9 .*; split it\.$"):
+    with pytest.raises(
+        AnnotationError, match=r"^regions\.geojson has 10 bytes, more than the 9 .*; split it\.$"
+    ):
         read_annotations(written(tmp_path, b"0123456789"))

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
@@ -10,6 +9,9 @@ from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygo
 from napari_histolatent.annotations import Annotations, Region, read_annotations, write_geojson
 from napari_histolatent.annotations._geojson import annotations_from_geojson
 from napari_histolatent.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAN, INF = float("nan"), float("inf")
 RING = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]
@@ -182,7 +184,9 @@ def test_an_entry_that_is_no_feature_is_dropped(bad: Any) -> None:
     ],
 )
 def test_json_that_is_not_geojson_is_refused(document: Any) -> None:
-    with pytest.raises(AnnotationError, match=r"^a\.geojson is JSON but not GeoJSON .*export the annotations"):
+    with pytest.raises(
+        AnnotationError, match=r"^a\.geojson is JSON but not GeoJSON .*export the annotations"
+    ):
         parsed(document)
 
 

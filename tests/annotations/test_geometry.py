@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
-from shapely.geometry.base import BaseGeometry
 
 from napari_histolatent.annotations._geometry import repaired
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 BOW_TIE = Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
 SPIKE = Polygon([(0, 0), (10, 0), (10, 10), (5, 10), (5, 30), (5, 10), (0, 10)])
@@ -22,7 +26,7 @@ OVERLAPPING = MultiPolygon([box(0, 0, 10, 10), box(5, 5, 15, 15)])
         (BOW_TIE, 50, 2),  # buffer(0) would give 25
         (SPIKE, 100, 1),
         (MultiPolygon([box(0, 0, 10, 10), box(10, 0, 20, 10)]), 200, 1),
-        (OVERLAPPING, 175, 1),
+        (OVERLAPPING, 175, 1),  # BUG: what two parts share is cut out (150)
     ],
 )
 def test_the_result_is_valid_and_covers_the_outline(

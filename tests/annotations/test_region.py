@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygon, box
-from shapely.geometry.base import BaseGeometry
 
 from napari_histolatent.annotations import Annotations, Region
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 
 def region(class_name: str, geometry: BaseGeometry) -> Region:

@@ -34,7 +34,9 @@ def test_the_pixel_size_is_given_as_x_and_y() -> None:
 
 @pytest.mark.parametrize("missing", ["mpp_x", "mpp_y"])
 def test_a_missing_pixel_size_is_an_error_that_says_what_to_do(missing: str) -> None:
-    with pytest.raises(SlideError, match=r"^a\.svs does not state its pixel size \(mpp missing\).*--slide-mpp") as e:
+    with pytest.raises(
+        SlideError, match=r"^a\.svs does not state its pixel size \(mpp missing\).*--slide-mpp"
+    ) as e:
         replace(INFO, **{missing: None}).require_mpp()
     assert "--level 0" in str(e.value)
 

@@ -114,13 +114,24 @@ def test_facts_of_a_real_slide(cmu_slide: Path) -> None:
 
 def test_downsamples_are_true_floats(data_dir: Path) -> None:
     with open_slide(data_dir / "slides" / "fixtures" / "boxes.tiff") as slide:
-        assert [(v.width_px, v.height_px) for v in slide.info.levels] == [(300, 250), (150, 125), (75, 62), (37, 31)]
+        assert [(v.width_px, v.height_px) for v in slide.info.levels] == [
+            (300, 250),
+            (150, 125),
+            (75, 62),
+            (37, 31),
+        ]
         assert slide.info.levels[2].downsample == pytest.approx((300 / 75 + 250 / 62) / 2)
 
 
-def test_the_digest_names_the_pixels_and_not_the_file(tiny_slide: Path, cmu_slide: Path, tmp_path: Path) -> None:
+def test_the_digest_names_the_pixels_and_not_the_file(
+    tiny_slide: Path, cmu_slide: Path, tmp_path: Path
+) -> None:
     shutil.copy(tiny_slide, tmp_path / "copy.tif")
-    with open_slide(tiny_slide) as slide, open_slide(tmp_path / "copy.tif") as copy, open_slide(cmu_slide) as other:
+    with (
+        open_slide(tiny_slide) as slide,
+        open_slide(tmp_path / "copy.tif") as copy,
+        open_slide(cmu_slide) as other,
+    ):
         assert slide.info.digest == copy.info.digest
         assert slide.info.digest != other.info.digest
 
@@ -144,7 +155,12 @@ def test_a_file_that_is_no_slide_is_refused(tmp_path: Path, content: bytes) -> N
 
 @pytest.mark.parametrize(
     "name",
-    ["fixtures/broken.svs", "fixtures/grey10kx5k.tif", "HE_TMA_core.ome.tif", "TCGA-XK-AAJU_no-imagetype.dcm"],
+    [
+        "fixtures/broken.svs",
+        "fixtures/grey10kx5k.tif",
+        "HE_TMA_core.ome.tif",
+        "TCGA-XK-AAJU_no-imagetype.dcm",
+    ],
 )
 def test_real_files_that_openslide_refuses(data_dir: Path, name: str) -> None:
     with pytest.raises(SlideError, match="is not a slide that can be opened") as caught:
@@ -156,7 +172,9 @@ def test_real_files_that_openslide_refuses(data_dir: Path, name: str) -> None:
 def test_damaged_pixels_are_found_at_reading(data_dir: Path) -> None:
     with (
         open_slide(data_dir / "slides" / "fixtures" / "unreadable.svs") as slide,
-        pytest.raises(SlideError, match=r"unreadable\.svs opens, but its pixels at x=3, y=4 cannot be read \(.+\)"),
+        pytest.raises(
+            SlideError, match=r"unreadable\.svs opens, but its pixels at x=3, y=4 cannot be read \(.+\)"
+        ),
     ):
         slide.read_region((3, 4), size_px=(8, 8), level=0)
 

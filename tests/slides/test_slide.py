@@ -113,7 +113,9 @@ def test_the_next_finer_level_is_what_is_averaged(slide_of: SlideOf, downsample:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("xy", [(0, 0), (40, 24), (-8, -16), (760, 632)])
-def test_the_mpp_of_a_level_is_that_level_unchanged(tiny_slide: Path, level: int, xy: tuple[int, int]) -> None:
+def test_the_mpp_of_a_level_is_that_level_unchanged(
+    tiny_slide: Path, level: int, xy: tuple[int, int]
+) -> None:
     with open_slide(tiny_slide) as slide:
         at_mpp = slide.read_region(xy, size_px=(50, 40), mpp=0.5 * 2**level)
         at_level = slide.read_region(xy, size_px=(50, 40), level=level)

@@ -70,5 +70,5 @@ def test_an_older_file_is_replaced_and_folders_are_made(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here first")
-    with pytest.raises(UserError, match="Cannot write to .*file: a file is in the way"):
+    with pytest.raises(UserError, match=r"Cannot write to .*file: a file is in the way"):
         write_synthetic_slide(tmp_path / "file" / "a.tiff", size_px=(160, 128))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_histolatent._config import option
 from napari_histolatent.annotations import require_on_slide
 from napari_histolatent.errors import DatasetError
 from napari_histolatent.patches._labels import UNLABELLED, coverage_of, label_of
@@ -27,18 +28,15 @@ _SNAP = 0.02
 class GridSpec:
     """Which patches to cut, and how they get their label."""
 
-    size_px: int = 64
-    """Side of a patch, in its own pixels."""
-    mpp: float | None = None
-    """Micrometres per patch pixel; or give `level`."""
-    level: int | None = None
-    """Pyramid level to read as it is stored."""
-    stride_px: int | None = None
-    """Step between patches, in patch pixels; None: one patch size, no overlap."""
-    rule: str = "area"
-    threshold: float = 0.75
-    min_tissue: float = 0.5
-    """Least share of tissue in a patch, 0 to 1."""
+    size_px: int = option(64, "Side of a patch, in its own pixels.")
+    mpp: float | None = option(None, "Micrometres per patch pixel; or give `level`.")
+    level: int | None = option(None, "Pyramid level to read as it is stored.")
+    stride_px: int | None = option(
+        None, "Step between patches, in patch pixels; None: one patch size, no overlap."
+    )
+    rule: str = option("area", "How regions give a label: area, majority, any, inside or centre.")
+    threshold: float = option(0.75, "Least share of the class in a patch, for rule area.")
+    min_tissue: float = option(0.5, "Least share of tissue in a patch, 0 to 1.")
 
     def __post_init__(self) -> None:
         if self.size_px < 8:

@@ -46,7 +46,10 @@ class GanTask:
         self._val = Batches(dataset, "val" if len(dataset.rows_of("val")) else "train", device)
         self._generator, self._discriminator = generator.to(device), discriminator.to(device)
         self.model: nn.Module = copy.deepcopy(generator).eval().requires_grad_(False)
-        self.modules: dict[str, nn.Module] = {"generator": self._generator, "discriminator": self._discriminator}
+        self.modules: dict[str, nn.Module] = {
+            "generator": self._generator,
+            "discriminator": self._discriminator,
+        }
         self.optimizers: dict[str, Optimizer] = {
             name: Adam(module.parameters(), lr=config.learning_rate, betas=(0.0, 0.99))
             for name, module in self.modules.items()

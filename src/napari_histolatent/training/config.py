@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from napari_histolatent._config import option
 from napari_histolatent.errors import UserError
 from napari_histolatent.models import CLASSIFIERS, GENERATORS
 
@@ -16,18 +17,13 @@ if TYPE_CHECKING:
 class _Config:
     """What both kinds of training share."""
 
-    size_px: int = 64
-    """Side of the patches, in px."""
-    steps: int = 2000
-    """Steps of the whole run, those before a stop counted."""
-    batch_size: int = 16
-    seed: int = 0
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    log_every: int = 20
-    """Steps between progress events."""
+    size_px: int = option(64, "Side of the patches, in px.")
+    steps: int = option(2000, "Steps of the whole run, those before a stop counted.")
+    batch_size: int = option(16, "Patches per step.")
+    seed: int = option(0, "Seed of weights, batches and noise.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
+    checkpoint_every: int = option(500, "Steps between checkpoints.")
+    log_every: int = option(20, "Steps between progress events.")
 
     def __post_init__(self) -> None:
         for name in ("size_px", "steps", "batch_size", "checkpoint_every", "log_every"):
@@ -69,24 +65,21 @@ class TrainingConfig(_Config):
     symmetries of the square on real patches, an exponential moving average of the generator.
     """
 
-    network: str = "cdcgan"
-    preset: str = "lean"
-    z_dim: int = 64
-    """Length of the latent vector z ~ N(0, I)."""
-    base_channels: int = 16
-    """Width of the finest layers."""
-    learning_rate: float = 1e-3
-    """Of both Adam optimisers; betas (0, 0.99)."""
-    ema_decay: float = 0.998
-    """Decay per step of the generator's moving average, which is the network that is used afterwards."""
-    r1_weight: float = 0.15
-    """Weight of the gradient penalty on real images, at each of its steps."""
-    r1_every: int = 8
-    """Steps between gradient penalties."""
-    symmetries: bool = True
-    """Show each real patch in one of the eight symmetries of the square."""
-    augment: bool = True
-    """Colour, shift and cutout on what the discriminator sees, real and generated alike."""
+    network: str = option("cdcgan", "Network to train.")
+    preset: str = option("lean", "Preset the settings started from.")
+    z_dim: int = option(64, "Length of the latent vector z ~ N(0, I).")
+    base_channels: int = option(16, "Width of the finest layers.")
+    learning_rate: float = option(1e-3, "Of both Adam optimisers; betas (0, 0.99).")
+    ema_decay: float = option(
+        0.998,
+        "Decay per step of the generator's moving average, which is the network that is used afterwards.",
+    )
+    r1_weight: float = option(0.15, "Weight of the gradient penalty on real images, at each of its steps.")
+    r1_every: int = option(8, "Steps between gradient penalties.")
+    symmetries: bool = option(True, "Show each real patch in one of the eight symmetries of the square.")
+    augment: bool = option(
+        True, "Colour, shift and cutout on what the discriminator sees, real and generated alike."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,13 +98,12 @@ class TrainingConfig(_Config):
 class ClassifierConfig(_Config):
     """A classifier's training: cross-entropy on balanced batches, with stain jitter and blur."""
 
-    steps: int = 300
-    batch_size: int = 32
-    checkpoint_every: int = 300
-    network: str = "convnet"
-    base_channels: int = 24
-    learning_rate: float = 2e-3
-    """Peak of the one-cycle schedule of AdamW."""
+    steps: int = option(300, "Steps of the whole run, those before a stop counted.")
+    batch_size: int = option(32, "Patches per step.")
+    checkpoint_every: int = option(300, "Steps between checkpoints.")
+    network: str = option("convnet", "Classifier to train.")
+    base_channels: int = option(24, "Width of the first layers.")
+    learning_rate: float = option(2e-3, "Peak of the one-cycle schedule of AdamW.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

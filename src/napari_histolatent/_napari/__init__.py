@@ -1,0 +1,1 @@
+"""The plugin: the only package that imports napari, qtpy, magicgui and superqt."""

@@ -1,0 +1,168 @@
+"""The one place that turns level-0 (x, y) into napari's (row, column) in micrometres: pure converters.
+
+Level-0 pixel i covers [i, i + 1), and napari puts its centre at i * scale: continuous level-0 coordinates are
+half a pixel less in napari's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_histolatent._napari.viewing import levels_of
+from napari_histolatent.explain import colored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry import Polygon
+
+    from napari_histolatent.annotations import Annotations
+    from napari_histolatent.explain import Heatmap
+    from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.slides import Slide, SlideInfo
+
+KEY = "histolatent"
+"""The one key of ours in a layer's metadata; what is under it is JSON."""
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+def um_per_px(info: SlideInfo) -> tuple[float, float]:
+    """Return the layer scale (y, x): micrometres per level-0 pixel, or 1 where the slide does not say."""
+    return info.mpp_y or 1.0, info.mpp_x or 1.0
+
+
+def _space(info: SlideInfo) -> dict[str, Any]:
+    unit = "um" if info.mpp_x else "pixel"
+    return {"scale": um_per_px(info), "units": (unit, unit)}
+
+
+def level0_of(world_yx: Sequence[float], info: SlideInfo) -> tuple[float, float]:
+    """Return the continuous level-0 point (x, y) of a world position (y, x)."""
+    scale_y, scale_x = um_per_px(info)
+    return world_yx[-1] / scale_x + 0.5, world_yx[-2] / scale_y + 0.5
+
+
+def world_of(level0_xy: tuple[float, float], info: SlideInfo) -> tuple[float, float]:
+    """Return the world position (y, x) of a continuous level-0 point."""
+    scale_y, scale_x = um_per_px(info)
+    return (level0_xy[1] - 0.5) * scale_y, (level0_xy[0] - 0.5) * scale_x
+
+
+def slide_layer(slide: Slide) -> LayerData:
+    """Return the multiscale RGB layer of a slide, in micrometres if it states its pixel size."""
+    info = slide.info
+    options = {
+        "name": info.path.name,
+        "rgb": True,
+        "multiscale": True,
+        "cache": False,
+        "contrast_limits": (0, 255),
+        "metadata": {KEY: {"role": "slide", **info.to_json()}},
+        **_space(info),
+    }
+    return levels_of(slide), options, "image"
+
+
+def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "regions") -> LayerData:
+    """Return the outlines of the regions in their classes' colours."""
+    rings, classes, ids = [], [], []
+    for region in annotations.regions:
+        for polygon in region.polygons:
+            rings.append(_keyhole(polygon))
+            classes.append(region.class_name)
+            ids.append(region.id)
+    colors = np.array([annotations.color_of(name) for name in classes]).reshape(-1, 3) / 255
+    options = {
+        "name": name,
+        "shape_type": "polygon",
+        "edge_color": np.column_stack([colors, np.ones(len(colors))]),
+        "face_color": np.column_stack([colors, np.full(len(colors), 0.08)]),
+        "edge_width": max(info.width_px, info.height_px) / 500,
+        "features": {"class": classes, "id": ids},
+        "metadata": {KEY: {"role": "regions", "slide_digest": info.digest}},
+        **_space(info),
+    }
+    return rings, options, "shapes"
+
+
+def _keyhole(polygon: Polygon) -> NDArray[np.float64]:
+    """Return one (row, column) ring that runs through the holes: napari's polygons have no holes of their own."""
+    points = np.asarray(polygon.exterior.coords)
+    for hole in polygon.interiors:
+        ring = np.asarray(hole.coords)
+        # Bridge where the two rings are nearest, so that the seam is short.
+        distances = np.linalg.norm(points[:, None] - ring[None, :-1], axis=2)
+        at, start = np.unravel_index(distances.argmin(), distances.shape)
+        turned = np.vstack([np.roll(ring[:-1], -start, axis=0), ring[start]])
+        points = np.vstack([points[: at + 1], turned, points[at:]])
+    return points[:-1, ::-1] - 0.5
+
+
+def boxes_layer(
+    boxes: Sequence[tuple[float, float, float, float]],
+    info: SlideInfo,
+    *,
+    name: str,
+    colors: Sequence[tuple[int, int, int]],
+    role: str,
+) -> LayerData:
+    """Return squares (left, top, right, bottom in level-0 pixels) as outlines."""
+    corners = np.array(boxes, np.float64).reshape(-1, 4) - 0.5
+    data = [np.array([[t, left], [t, right], [b, right], [b, left]]) for left, t, right, b in corners]
+    rgba = np.column_stack([np.array(colors).reshape(-1, 3) / 255, np.ones(len(data))])
+    options = {
+        "name": name,
+        "shape_type": "rectangle",
+        "edge_color": rgba,
+        "face_color": "transparent",
+        "edge_width": max(1.0, max(info.width_px, info.height_px) / 900),
+        "metadata": {KEY: {"role": role, "slide_digest": info.digest}},
+        **_space(info),
+    }
+    return data, options, "shapes"
+
+
+def placement(
+    box: tuple[float, float, float, float], shape: tuple[int, ...], info: SlideInfo
+) -> dict[str, Any]:
+    """Return scale and translate that put a picture of this shape on a level-0 box (left, top, right, bottom)."""
+    scale_y, scale_x = um_per_px(info)
+    left, top, right, bottom = box
+    height, width = shape[:2]
+    step_x, step_y = (right - left) / width, (bottom - top) / height
+    return {
+        "scale": (step_y * scale_y, step_x * scale_x),
+        "translate": world_of((left + step_x / 2, top + step_y / 2), info),
+        "units": _space(info)["units"],
+    }
+
+
+def tile_layer(tile: Tile, info: SlideInfo, *, name: str, **extra: Any) -> LayerData:
+    """Return a tile as a layer at its place on the slide; what a network drew says so in name and metadata."""
+    assert tile.level0_box is not None
+    options = {
+        "name": f"SYNTHETIC {name}" if tile.synthetic else name,
+        "rgb": True,
+        "interpolation2d": "nearest",
+        "metadata": {KEY: {"role": name, **tile.provenance, **extra}},
+        **placement(tile.level0_box, tile.pixels.shape, info),
+    }
+    return tile.pixels, options, "image"
+
+
+def heatmap_layer(heatmap: Heatmap, info: SlideInfo, *, name: str, maximum: float | None = None) -> LayerData:
+    """Return a Grad-CAM map as a coloured layer over its tile."""
+    assert heatmap.level0_box is not None
+    options = {
+        "name": name,
+        "rgb": True,
+        "opacity": 0.5,
+        "interpolation2d": "nearest",
+        "metadata": {KEY: {"role": name, **heatmap.to_json()}},
+        **placement(heatmap.level0_box, heatmap.values.shape, info),
+    }
+    return colored(heatmap, maximum=maximum), options, "image"

@@ -1,0 +1,72 @@
+"""Small things that several docks draw alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap
+from qtpy.QtWidgets import QFrame, QGroupBox, QLabel, QScrollArea, QVBoxLayout, QWidget
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def pixmap_of(pixels: NDArray[np.uint8], side_px: int | None = None) -> QPixmap:
+    """Return RGB pixels as a pixmap, enlarged without smoothing to `side_px` on the longer side."""
+    pixels = np.ascontiguousarray(pixels)
+    height, width = pixels.shape[:2]
+    image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+    pixmap = QPixmap.fromImage(image)
+    if side_px is None:
+        return pixmap
+    return pixmap.scaled(
+        side_px, side_px, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.FastTransformation
+    )
+
+
+def section(title: str, *widgets: QWidget) -> QGroupBox:
+    """Return a titled box of widgets, one under the other."""
+    box = QGroupBox(title)
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(8, 14, 8, 8)
+    layout.setSpacing(6)
+    for widget in widgets:
+        layout.addWidget(widget)
+    return box
+
+
+def note(text: str = "") -> QLabel:
+    """Return a label that wraps."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label
+
+
+class ScrollingDock(QScrollArea):
+    """A dock's content under a scroll bar where the window is too low: nothing is cut off."""
+
+    def __init__(self, *parts: QWidget) -> None:
+        super().__init__()
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(4, 4, 4, 4)
+        for part in parts:
+            layout.addWidget(part)
+        layout.addStretch(1)
+        self.setWidget(content)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumWidth(340)
+
+
+def native(form: Any) -> QWidget:
+    """Return the Qt widget of a magicgui form, without its margins."""
+    widget: QWidget = form.native
+    layout = widget.layout()
+    if layout is not None:
+        layout.setContentsMargins(0, 0, 0, 0)
+    return widget
