@@ -82,14 +82,15 @@ def test_map_then_synthesize_is_the_whole_network() -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
+@torch.no_grad()
 def test_an_offset_in_any_one_layer_changes_the_image(layer: int) -> None:
     generator, _ = gan()
     w = generator.eval().map(*latents(3))
     shifted = w.clone()
     shifted[1, layer] += 1
     difference = (generator.synthesize(shifted) - generator.synthesize(w)).abs().amax((1, 2, 3))
-    assert difference[1] > 1e-3
-    assert float(difference[0]) == float(difference[2]) == 0  # nor does it reach another image
+    assert float(difference[1]) > 1e-3
+    assert difference[[0, 2]].tolist() == [0, 0]  # nor does it reach another image
 
 
 def test_the_class_changes_the_image() -> None:

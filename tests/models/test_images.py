@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
 
 from napari_histolatent.models.images import to_pixels, to_tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def random_pixels(*shape: int) -> np.ndarray:
@@ -60,6 +65,16 @@ def test_pixels_in_another_order_in_memory() -> None:
         np.testing.assert_array_equal(to_pixels(to_tensor(view)), view)
 
 
+@pytest.fixture
+def every_warning() -> Iterator[None]:
+    """Some of torch's warnings are else given once a process, to whichever test comes first."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+@pytest.mark.usefixtures("every_warning")
 def test_pixels_that_may_not_be_written_to() -> None:
     pixels = random_pixels(1, 4, 4, 3)
     pixels.flags.writeable = False  # as numpy's view of a pillow image is

@@ -111,6 +111,15 @@ def test_the_next_finer_level_is_what_is_averaged(slide_of: SlideOf, downsample:
     assert (got == 50 * level).all()
 
 
+@pytest.mark.parametrize("downsamples", [(2.0, 4.0), (4.0, 2.0)])
+def test_the_level_read_is_fine_enough_for_both_axes(
+    slide_of: SlideOf, downsamples: tuple[float, float]
+) -> None:
+    flat = [np.full((64 // n, 64 // n, 3), 50 * i, np.uint8) for i, n in enumerate((1, 2, 4))]
+    got = slide_of(*flat).read_downsampled((0, 0), size_px=(8, 8), downsamples=downsamples)
+    assert (got == 50).all()
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("xy", [(0, 0), (40, 24), (-8, -16), (760, 632)])
 def test_the_mpp_of_a_level_is_that_level_unchanged(

@@ -22,6 +22,12 @@ def test_it_opens_as_a_pyramid_with_a_pixel_size(tiny_slide: Path) -> None:
     assert info.mpp_source == "TIFF resolution tags"
 
 
+def test_each_page_states_its_own_pixel_size(tiny_slide: Path) -> None:
+    with tifffile.TiffFile(tiny_slide) as tiff:
+        um_per_pixel = [10_000 / page.get_resolution("CENTIMETER")[0] for page in tiff.pages]
+    assert um_per_pixel == pytest.approx([0.5, 1.0, 2.0])
+
+
 def test_it_says_that_it_is_no_tissue(tiny_slide: Path) -> None:
     with tifffile.TiffFile(tiny_slide) as tiff:
         assert tiff.pages[0].description.startswith("SYNTHETIC")

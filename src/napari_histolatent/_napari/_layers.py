@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histolatent._napari.viewing import levels_of
-from napari_histolatent.explain import colored
+from napari_histolatent.explain import translucent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "reg
         "shape_type": "polygon",
         "edge_color": np.column_stack([colors, np.ones(len(colors))]),
         "face_color": np.column_stack([colors, np.full(len(colors), 0.08)]),
-        "edge_width": max(info.width_px, info.height_px) / 500,
+        "edge_width": max(info.width_px, info.height_px) / 350,
         "features": {"class": classes, "id": ids},
         "metadata": {KEY: {"role": "regions", "slide_digest": info.digest}},
         **_space(info),
@@ -155,14 +155,14 @@ def tile_layer(tile: Tile, info: SlideInfo, *, name: str, **extra: Any) -> Layer
 
 
 def heatmap_layer(heatmap: Heatmap, info: SlideInfo, *, name: str, maximum: float | None = None) -> LayerData:
-    """Return a Grad-CAM map as a coloured layer over its tile."""
+    """Return a Grad-CAM map as a layer over its tile: the more evidence, the less of the tissue shines through."""
     assert heatmap.level0_box is not None
     options = {
         "name": name,
         "rgb": True,
-        "opacity": 0.5,
+        "opacity": 0.7,
         "interpolation2d": "nearest",
         "metadata": {KEY: {"role": name, **heatmap.to_json()}},
         **placement(heatmap.level0_box, heatmap.values.shape, info),
     }
-    return colored(heatmap, maximum=maximum), options, "image"
+    return translucent(heatmap, maximum=maximum), options, "image"

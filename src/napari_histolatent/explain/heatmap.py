@@ -47,10 +47,21 @@ def shared_maximum(heatmaps: Sequence[Heatmap]) -> float:
 
 def colored(heatmap: Heatmap, *, maximum: float | None = None) -> NDArray[np.uint8]:
     """Return the map in colours, uint8 (height, width, 3); `maximum` (default: its own) is the brightest."""
-    top = maximum if maximum is not None else float(heatmap.values.max(initial=0))
-    scaled = np.clip(heatmap.values / top, 0, 1) if top > 0 else np.zeros_like(heatmap.values)
+    scaled = _scaled(heatmap, maximum)
     channels = [np.interp(scaled, _STOPS, _COLORS[:, i]) for i in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def translucent(heatmap: Heatmap, *, maximum: float | None = None) -> NDArray[np.uint8]:
+    """Return the map in colours, uint8 (height, width, 4); clear where there is no evidence."""
+    alpha = (_scaled(heatmap, maximum) * 255).round().astype(np.uint8)
+    return np.dstack([colored(heatmap, maximum=maximum), alpha])
+
+
+def _scaled(heatmap: Heatmap, maximum: float | None) -> NDArray[np.float32]:
+    """Return the map from 0 to 1, where 1 is `maximum` (default: the map's own)."""
+    top = maximum if maximum is not None else float(heatmap.values.max(initial=0))
+    return np.clip(heatmap.values / top, 0, 1) if top > 0 else np.zeros_like(heatmap.values)
 
 
 def overlaid(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QFrame, QGroupBox, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +37,16 @@ def section(title: str, *widgets: QWidget) -> QGroupBox:
     return box
 
 
+def row(*widgets: QWidget, stretch: int | None = None) -> QWidget:
+    """Return widgets side by side; the one at index `stretch` takes what room there is."""
+    box = QWidget()
+    layout = QHBoxLayout(box)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for i, widget in enumerate(widgets):
+        layout.addWidget(widget, 1 if stretch in (None, i) else 0)
+    return box
+
+
 def note(text: str = "") -> QLabel:
     """Return a label that wraps."""
     label = QLabel(text)
@@ -60,7 +70,11 @@ class ScrollingDock(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumWidth(340)
+        self.setMinimumWidth(300)
+
+    def sizeHint(self) -> QSize:
+        """Ask for a column, not for half the window."""
+        return QSize(360, 600)
 
 
 def native(form: Any) -> QWidget:

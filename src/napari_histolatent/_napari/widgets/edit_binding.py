@@ -186,8 +186,6 @@ class EditBinding:
         self._view.search_note.setText(f"Tile at {where}{f', {tile.label}' if tile.label else ''}.")
         self._view.edit_note.setText("")
         self._view.set_ready(has_tile=self._models is not None, has_point=False)
-        if self._models and tile.label in self._models.generator.checkpoint.classes:
-            self._view.heatmap_class_box.setCurrentText(tile.label or "")
         self._switch_heatmaps()
 
     def _zoom(self) -> None:
@@ -272,7 +270,7 @@ class EditBinding:
         if isinstance(chosen, int) and chosen >= len(self._session.tray):
             return
         towards = self._session.tray[chosen] if isinstance(chosen, int) else str(chosen)
-        evidence_for = self._view.heatmap_class_box.currentText() or None
+        evidence_for = self._view.heatmap_class_box.currentData()
         self._view.edit_note.setText("Drawing…")
 
         def work(_: Callable[[], bool]) -> tuple[Route, Seen]:
@@ -293,7 +291,7 @@ class EditBinding:
         models, tile = self._models, self._tile
         if models is None or tile is None:
             return
-        evidence_for = self._view.heatmap_class_box.currentText() or None
+        evidence_for = self._view.heatmap_class_box.currentData()
 
         def show(seen: Seen) -> None:
             self._tile_seen = seen
@@ -338,7 +336,9 @@ class EditBinding:
                 self._viewer.layers.remove(layer)
             return
         self._view.set_picture("heatmap", name, colored(heatmap, maximum=maximum))
-        data, options, _ = heatmap_layer(heatmap, self._slide.info, name=key, maximum=maximum)
+        data, options, _ = heatmap_layer(
+            heatmap, self._slide.info, name=f"{key}: {heatmap.target}", maximum=maximum
+        )
         # All three lie at the same place: the edit's is shown, the others wait in the layer list.
         self._show_layer(key, data, options, visible=name == "edit" or self._search is None)
 
@@ -346,7 +346,7 @@ class EditBinding:
         layer = self._layers.get(key)
         if layer is not None and layer in self._viewer.layers:
             layer.data = data
-            layer.metadata = options["metadata"]
+            layer.metadata, layer.name = options["metadata"], options["name"]
             return
         active = self._viewer.layers.selection.active
         self._layers[key] = self._viewer.add_image(data, visible=visible, **options)

@@ -3,10 +3,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QGridLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
 from superqt import QLabeledSlider
 
-from napari_histolatent._napari.widgets._qt import ScrollingDock, note, pixmap_of, section
+from napari_histolatent._napari.widgets._qt import ScrollingDock, note, pixmap_of, row, section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +26,8 @@ if TYPE_CHECKING:
 FRAMES = 17
 """Images along the slider, both ends included."""
 
-_SHOWN_PX = 100
+CLASS_SEEN = "the class it sees"
+_SHOWN_PX = 92
 COLUMNS = ("tile", "reconstruction", "edit")
 
 
@@ -38,10 +48,12 @@ class EditView(ScrollingDock):
     def __init__(self) -> None:
         self.generator_box, self.classifier_box = _wide_box(), _wide_box()
         self.models_note = note()
-        self.pick_button = QPushButton("Click on the slide to pick a tile")
+        self.pick_button = QPushButton("Pick on slide")
         self.pick_button.setCheckable(True)
-        self.tray_button = QPushButton("Take the newest patch of the tray")
-        self.zoom_button = QPushButton("Zoom to the tile")
+        self.pick_button.setToolTip("While this is on, a click on the slide picks the tile under it")
+        self.tray_button = QPushButton("From tray")
+        self.tray_button.setToolTip("Take the newest patch of the Patches dock's tray")
+        self.zoom_button = QPushButton("Zoom to it")
         self.search_button = QPushButton("Reverse search: find its latent vector")
         self.cancel_button = QPushButton("Cancel")
         self.progress = QProgressBar()
@@ -52,27 +64,33 @@ class EditView(ScrollingDock):
         self.slider.setRange(0, FRAMES - 1)
         self.slider.setToolTip("0: the reconstruction. Right end: the other class, or the other tile.")
         self.edit_note = note()
-        self.heatmap_check = QCheckBox("Show where the classifier looks (Grad-CAM)")
+        self.heatmap_check = QCheckBox("Show where the classifier looks")
         self.heatmap_check.setChecked(True)
         self.heatmap_class_box = QComboBox()
         self._pictures = {(row, name): QLabel() for row in ("pixels", "heatmap") for name in COLUMNS}
+        models = QWidget()
+        form = QFormLayout(models)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.addRow("Generator", self.generator_box)
+        form.addRow("Classifier", self.classifier_box)
         super().__init__(
+            section("Models", models, self.models_note),
+            section("Tile", row(self.pick_button, self.tray_button, self.zoom_button), self._strip()),
             section(
-                "Models",
-                QLabel("Generator"),
-                self.generator_box,
-                QLabel("Classifier"),
-                self.classifier_box,
-                self.models_note,
-            ),
-            section("Tile", self.pick_button, self.tray_button, self._strip(), self.zoom_button),
-            section(
-                "Reverse search", self.search_button, self.cancel_button, self.progress, self.search_note
+                "Reverse search",
+                self.search_button,
+                row(self.progress, self.cancel_button, stretch=0),
+                self.search_note,
             ),
             section(
-                "Edit", QLabel("Towards"), self.target_box, self.flip_button, self.slider, self.edit_note
+                "Edit",
+                row(QLabel("Towards"), self.target_box, stretch=1),
+                row(self.slider, self.flip_button, stretch=0),
+                self.edit_note,
             ),
-            section("Grad-CAM", self.heatmap_check, QLabel("Evidence for"), self.heatmap_class_box),
+            section(
+                "Grad-CAM", self.heatmap_check, row(QLabel("Evidence for"), self.heatmap_class_box, stretch=1)
+            ),
         )
         self.generator_box.activated.connect(
             lambda i: self.generator_chosen.emit(self.generator_box.itemData(i))
@@ -118,7 +136,9 @@ class EditView(ScrollingDock):
             classes
         ):
             self.heatmap_class_box.clear()
-            self.heatmap_class_box.addItems(list(classes))
+            self.heatmap_class_box.addItem(CLASS_SEEN, None)
+            for name in classes:
+                self.heatmap_class_box.addItem(name, name)
 
     def set_searching(self, searching: bool) -> None:
         """Show whether a search runs."""
@@ -154,10 +174,10 @@ class EditView(ScrollingDock):
             caption = QLabel(name if name == "tile" else f"{name}\n(SYNTHETIC)")
             caption.setAlignment(Qt.AlignmentFlag.AlignCenter)
             grid.addWidget(caption, 0, i)
-            for row, key in enumerate(("pixels", "heatmap"), start=1):
+            for line, key in enumerate(("pixels", "heatmap"), start=1):
                 label = self._pictures[key, name]
                 label.setFixedSize(_SHOWN_PX, _SHOWN_PX)
-                grid.addWidget(label, row, i, Qt.AlignmentFlag.AlignCenter)
+                grid.addWidget(label, line, i, Qt.AlignmentFlag.AlignCenter)
         return strip
 
 

@@ -51,7 +51,8 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
     def changeEvent(self, event: Any) -> None:
         """Follow the theme."""
         super().changeEvent(event)
-        if event.type() in (event.Type.PaletteChange, event.Type.StyleChange):
+        # Qt sends the first ones while the widget is still being made.
+        if event.type() in (event.Type.PaletteChange, event.Type.StyleChange) and hasattr(self, "_points"):
             self._apply_palette()
 
     def _apply_palette(self) -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QProgressBar, QPushButton
 
 from napari_histolatent._napari._forms import form_of, values_of
-from napari_histolatent._napari.widgets._qt import ScrollingDock, native, note, section
+from napari_histolatent._napari.widgets._qt import ScrollingDock, native, note, row, section
 from napari_histolatent._napari.widgets.patch_tray import PatchTray
 from napari_histolatent._napari.widgets.path_picker import PathPicker
 from napari_histolatent.patches import GridSpec
@@ -63,11 +63,6 @@ class PatchesView(ScrollingDock):
         self.progress = QProgressBar()
         self.progress.setVisible(False)
         self.result_note = note()
-        buttons = QWidget()
-        row = QHBoxLayout(buttons)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.cut_button, 1)
-        row.addWidget(self.cancel_button)
         super().__init__(
             section(
                 "Slide and regions",
@@ -77,7 +72,13 @@ class PatchesView(ScrollingDock):
                 self.regions_note,
             ),
             section("Patches", native(self.form), self.pick_button, self.tray),
-            section("Dataset", self.out_picker, buttons, self.progress, self.result_note),
+            section(
+                "Dataset",
+                self.out_picker,
+                row(self.cut_button, self.cancel_button, stretch=0),
+                self.progress,
+                self.result_note,
+            ),
         )
         self.slide_picker.picked.connect(self.slide_chosen)
         self.regions_picker.picked.connect(self.regions_chosen)

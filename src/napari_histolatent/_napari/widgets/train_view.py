@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QPushButton
+from superqt import QCollapsible
 
 from napari_histolatent._napari._forms import form_of, values_of
-from napari_histolatent._napari.widgets._qt import ScrollingDock, native, note, pixmap_of, section
+from napari_histolatent._napari.widgets._qt import ScrollingDock, native, note, pixmap_of, row, section
 from napari_histolatent._napari.widgets.loss_plot import LossPlot
 from napari_histolatent._napari.widgets.path_picker import PathPicker
 from napari_histolatent.training import PRESETS, ClassifierConfig
@@ -38,13 +39,13 @@ class TrainView(ScrollingDock):
         self.preset_box = QComboBox()
         self.preset_box.addItem("demo: about 2 minutes on 2 cores", "demo")
         self.preset_box.addItem("lean: about 8 minutes on 2 cores", "lean")
-        labels = {"steps": "Steps", "device": "Device", "seed": "Seed"}
         options: dict[str, dict[str, Any]] = {
             "steps": {"min": 1, "max": 1_000_000},
             "device": {"choices": ["auto", "cpu", "cuda", "mps"]},
             "seed": {"min": 0, "max": 2**31 - 1},
         }
-        self.form = form_of(PRESETS["demo"], labels, options)
+        self.form = form_of(PRESETS["demo"], {"steps": "Steps"}, options)
+        self.more_form = form_of(PRESETS["demo"], {"device": "Device", "seed": "Seed"}, options)
         self.out_picker = PathPicker("Run folder to make", is_folder=True)
         self.start_button = QPushButton("Start training")
         self.runs_box = QComboBox()
@@ -56,23 +57,21 @@ class TrainView(ScrollingDock):
         self.plot = LossPlot()
         self.sample_label = QLabel()
         self.sample_label.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        buttons = QWidget()
-        row = QHBoxLayout(buttons)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.stop_button)
-        row.addWidget(self.resume_button)
+        more = QCollapsible("More")
+        more.layout().setContentsMargins(0, 0, 0, 0)
+        more.addWidget(native(self.more_form))
+        more.addWidget(self.out_picker)
         super().__init__(
             section("Dataset", self.dataset_picker, self.dataset_note),
+            section("New run", self.kind_box, self.preset_box, native(self.form), more, self.start_button),
             section(
-                "New run",
-                self.kind_box,
-                self.preset_box,
-                native(self.form),
-                self.out_picker,
-                self.start_button,
-            ),
-            section(
-                "Run", self.runs_box, self.state_note, self.progress, buttons, self.plot, self.sample_label
+                "Run",
+                self.runs_box,
+                self.state_note,
+                self.progress,
+                row(self.stop_button, self.resume_button),
+                self.sample_label,
+                self.plot,
             ),
         )
         self.dataset_picker.picked.connect(self.dataset_chosen)
@@ -97,7 +96,7 @@ class TrainView(ScrollingDock):
 
     def form_values(self) -> dict[str, Any]:
         """Return steps, device and seed as they are set."""
-        return values_of(self.form)
+        return values_of(self.form) | values_of(self.more_form)
 
     def set_runs(self, runs: Sequence[tuple[str, str]], current: str | None) -> None:
         """Show (caption, path) of the runs there are."""

@@ -1,0 +1,215 @@
+"""Real training in real processes: started, stopped, killed, resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from napari_histolatent.errors import RunError
+from napari_histolatent.jobs.follow import follow, new_training, resume, stop
+from napari_histolatent.runs import Run, RunStatus, launch
+from napari_histolatent.training.checkpoint import latest_checkpoint
+from tests.runs.processes import (
+    CONFIG,
+    ENDLESS,
+    launched,
+    wait_for_end,
+    wait_for_events,
+    wait_for_exit,
+    wait_for_kind,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARENT = """
+import sys
+from napari_histolatent.jobs.follow import follow
+from napari_histolatent.runs import Run, launch
+run = Run(sys.argv[1])
+launch(run)
+follow(run)
+"""
+
+
+def no_zombies() -> bool:
+    """Whether every child of this process that has ended was collected."""
+    return not any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children())
+
+
+def kinds_of(run: Run) -> list[str]:
+    return [event.kind for event in run.events()[0]]
+
+
+# Going on, to the end
+
+
+def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: RunStatus) -> None:
+    assert (reference.state, reference.step, reference.steps) == ("finished", CONFIG.steps, CONFIG.steps)
+    assert set(reference.losses) == {"discriminator", "generator"}
+    assert reference.data["checkpoint"] == f"checkpoints/step-{CONFIG.steps:08d}"
+    assert reference.data["sample"] == f"samples/step-{CONFIG.steps:08d}.png"
+    assert reference.data["device"] == "cpu"
+    assert reference.message == ""
+
+
+def test_a_running_run_is_seen_and_cannot_be_launched_again(running: Run) -> None:
+    before = (running.path / "owner.json").read_text()
+    assert running.status().state == "running"
+    assert running.is_alive()
+    with pytest.raises(RunError, match="is running already; stop it first with `histolatent stop"):
+        launch(running)
+    with pytest.raises(RunError, match="is running already"):
+        resume(running)
+    assert running.status().state == "running"
+    assert (running.path / "owner.json").read_text() == before
+
+
+def test_follow_gives_up_on_a_run_that_goes_on(running: Run) -> None:
+    assert follow(running, timeout_seconds=0).state == "running"
+
+
+def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
+    tiny_dataset: Path, folder: Path, reference: RunStatus
+) -> None:
+    run = new_training(tiny_dataset, folder / "run", CONFIG)
+    pid = launch(run)
+    wait_for_kind(run, "progress")
+    stopped = stop(run)
+    assert stopped.state == "stopped"
+    assert 0 < stopped.step < CONFIG.steps
+    assert latest_checkpoint(run.checkpoints_folder).step == stopped.step
+    wait_for_exit(pid)
+    assert no_zombies()
+
+    # What a killed process leaves behind has other names, or lacks its last file.
+    newest = run.checkpoints_folder / f"step-{stopped.step:08d}"
+    shutil.copytree(newest, run.checkpoints_folder / ".step-00000119.4711-0badcafe.tmp")
+    shutil.copytree(newest, run.checkpoints_folder / "step-00000119")
+    (run.checkpoints_folder / "step-00000119" / "checkpoint.json").unlink()
+    assert latest_checkpoint(run.checkpoints_folder).step == stopped.step
+
+    offset = resume(run)
+    steps: list[int] = []
+    status = follow(run, offset=offset, on_event=lambda event: steps.append(event.step))
+    assert (status.state, status.step, status.steps) == ("finished", CONFIG.steps, CONFIG.steps)
+    assert status.data["digest"] == reference.data["digest"]
+    assert steps[0] == stopped.step  # from the checkpoint, not from the start
+    assert steps[-1] == CONFIG.steps
+    with pytest.raises(RunError, match="has finished; there is nothing to resume"):
+        resume(run)
+
+
+def test_sigterm_ends_a_run_as_a_stop_does(tiny_dataset: Path, folder: Path) -> None:
+    run = new_training(tiny_dataset, folder / "run", ENDLESS)
+    pid = launched(run)
+    wait_for_kind(run, "progress")
+    os.kill(pid, signal.SIGTERM)
+    status = wait_for_end(run)
+    assert status.state == "stopped"
+    assert latest_checkpoint(run.checkpoints_folder).step == status.step > 0
+    wait_for_exit(pid)
+    assert no_zombies()
+
+
+# Killed
+
+
+def moments(seed: int, n: int) -> list[tuple[str, int, float]]:
+    """Return n moments to kill a run at: (name, events to wait for, seconds to wait then)."""
+    rng = random.Random(seed)
+    half = CONFIG.steps // 2
+    # One event a step, and two at each checkpoint; the first is "started".
+    checkpoints = [step for step in range(1, half + 1) if step % CONFIG.checkpoint_every == 0]
+    result = []
+    for i in range(n):
+        if i % 3 == 0:  # while a checkpoint is written
+            number = rng.randrange(len(checkpoints))
+            events, delay = 1 + checkpoints[number] + 2 * number, rng.uniform(0, 0.1)
+        elif i % 3 == 1:
+            events, delay = rng.randrange(1, half), rng.uniform(0, 0.02)
+        else:  # while it starts
+            events, delay = 0, rng.uniform(0, 2)
+        result.append((f"{i}: {events} events and {delay:.3f} s", events, delay))
+    return result
+
+
+ORDINARY, MANY = moments(1, 3), moments(2, 20)
+
+
+@pytest.mark.parametrize(
+    ("events", "delay"),
+    [pytest.param(events, delay, id=name) for name, events, delay in ORDINARY]
+    + [
+        pytest.param(events, delay, id=f"long-{name}", marks=pytest.mark.long) for name, events, delay in MANY
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_end(
+    tiny_dataset: Path, folder: Path, reference: RunStatus, events: int, delay: float
+) -> None:
+    run = new_training(tiny_dataset, folder / "run", CONFIG)
+    pid = launch(run)
+    wait_for_events(run, events)
+    time.sleep(delay)
+    os.kill(pid, signal.SIGKILL)
+    wait_for_exit(pid)
+    assert no_zombies()
+    killed = run.status()
+    assert killed.state == "interrupted"
+    assert killed.step < CONFIG.steps
+    status = follow(run, offset=resume(run))
+    assert status.state == "finished", run.log_file.read_text()
+    assert (status.step, status.steps) == (CONFIG.steps, CONFIG.steps)
+    assert latest_checkpoint(run.checkpoints_folder).step == CONFIG.steps
+    assert status.data["digest"] == reference.data["digest"]
+
+
+def test_a_run_outlives_the_process_that_launched_it(tiny_dataset: Path, folder: Path) -> None:
+    run = new_training(tiny_dataset, folder / "run", CONFIG)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(run.path)], start_new_session=True)
+    try:
+        wait_for_kind(run, "started")
+        (child,) = psutil.Process(parent.pid).children()
+        assert os.getsid(child.pid) == child.pid != os.getsid(parent.pid)
+        assert os.getpgid(child.pid) != os.getpgid(parent.pid)
+        os.killpg(parent.pid, signal.SIGKILL)  # the whole group, as a closed terminal would
+    finally:
+        parent.kill()
+        parent.wait()
+    died_at = len(run.events()[0])
+    status = wait_for_end(run)
+    assert (status.state, status.step) == ("finished", CONFIG.steps)
+    assert len(run.events()[0]) > died_at
+
+
+# Failing
+
+
+def test_a_job_that_cannot_go_on_says_why_in_one_sentence(tiny_dataset: Path, folder: Path) -> None:
+    shutil.copytree(tiny_dataset, folder / "dataset")
+    run = new_training(folder / "dataset", folder / "run", CONFIG)
+    shutil.rmtree(folder / "dataset")
+    pid = launch(run)
+    status = wait_for_end(run)
+    assert status.state == "failed"
+    assert status.message.startswith(
+        f"{folder / 'dataset'} is not a patch dataset (dataset.json is missing); "
+    )
+    assert "\n" not in status.message
+    assert "Traceback" not in (run.path / "events.jsonl").read_text()
+    assert "Traceback" not in run.log_file.read_text()
+    assert kinds_of(run) == ["failed"]
+    wait_for_exit(pid)
+    assert no_zombies()
+    wait_until(lambda: not run.is_alive(), "the end of the process")

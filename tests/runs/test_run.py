@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from napari_histolatent.errors import RunError, UserError
+from napari_histolatent.runs import ENDED, Run, RunEvent, known_runs, launch
+from napari_histolatent.runs import _launch as launching
+from napari_histolatent.runs import _run as runs_module
+from tests.runs.processes import wait_for_exit, wait_for_kind, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOLDER = """
+import sys, time
+from napari_histolatent.runs import Run, RunEvent
+run = Run(sys.argv[1])
+with run.exclusively():
+    run.append(RunEvent("started", steps=10))
+    while not run.stop_requested:
+        time.sleep(0.01)
+    run.append(RunEvent("stopped", steps=10))
+"""
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    return Run.create(folder / "run", kind="train", spec={"a": 1})
+
+
+@pytest.fixture(autouse=True)
+def own_list(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty list of runs for each test."""
+    monkeypatch.setenv("HISTOLATENT_DATA_DIR", str(tmp_path_factory.mktemp("user_data")))
+
+
+@pytest.fixture
+def gone_pid() -> int:
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def holder(run: Run) -> Iterator[subprocess.Popen[bytes]]:
+    """A second process that holds the run."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)])
+    wait_for_kind(run, "started")
+    yield process
+    process.kill()
+    process.wait()
+
+
+def own(run: Run, **changes: Any) -> None:
+    """Say in owner.json that this process works on the run, but for the changes."""
+    process = psutil.Process()
+    owner = {"pid": process.pid, "host": socket.gethostname(), "since": process.create_time()}
+    (run.path / "owner.json").write_text(json.dumps(owner | changes))
+
+
+# Create and open
+
+
+def test_a_run_is_opened_as_it_was_created(run: Run) -> None:
+    opened = Run(run.path)
+    assert (opened.id, opened.kind, opened.spec, opened.created) == (run.id, "train", {"a": 1}, run.created)
+    assert opened.path == run.path
+    assert opened.status().state == "new"
+    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+
+
+def test_a_relative_path_is_kept_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    made = Run.create("here", kind="train", spec={})
+    assert made.path == folder / "here"
+    assert known_runs() == [folder / "here"]
+
+
+def test_a_folder_above_is_made_and_an_empty_one_is_taken(folder: Path) -> None:
+    Run.create(folder / "a" / "b", kind="train", spec={})
+    (folder / "empty").mkdir()
+    Run.create(folder / "empty", kind="train", spec={})
+    assert len(known_runs()) == 2
+
+
+def test_a_folder_that_holds_a_run_is_refused(run: Run) -> None:
+    with pytest.raises(RunError, match=r"run holds a run already; choose another folder"):
+        Run.create(run.path, kind="classifier", spec={})
+    assert Run(run.path).id == run.id
+
+
+def test_a_folder_with_other_files_is_refused_and_untouched(folder: Path) -> None:
+    (folder / "full").mkdir()
+    (folder / "full" / "thesis.docx").write_text("years of work")
+    with pytest.raises(RunError, match="full is not empty; choose another folder"):
+        Run.create(folder / "full", kind="train", spec={})
+    assert [path.name for path in (folder / "full").iterdir()] == ["thesis.docx"]
+    assert known_runs() == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_file_in_the_way_is_refused(folder: Path, name: str) -> None:
+    (folder / "file").write_text("here first")
+    with pytest.raises(UserError, match="choose another"):
+        Run.create(folder / name, kind="train", spec={})
+    assert (folder / "file").read_text() == "here first"
+    assert known_runs() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "run.json is missing"),
+        ('{"format_version": 1, "id"', "run.json cannot be parsed"),
+        ("[]", "run format None"),
+        ('{"id": "1"}', "run format None"),
+        ('{"format_version": 99}', "run format 99, this version reads 1; update"),
+        ('{"format_version": 1}', "run.json"),
+        ('{"format_version": 1, "id": "1", "kind": "train", "spec": {}, "created": "noon"}', "run.json"),
+    ],
+)
+def test_what_is_no_run_is_refused(folder: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (folder / "run.json").write_text(text)
+    with pytest.raises(RunError) as caught:
+        Run(folder)
+    assert words in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_list_that_cannot_be_written_is_not_blamed_on_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "file").write_text("where a home folder should be")
+    monkeypatch.setenv("HISTOLATENT_DATA_DIR", str(folder / "file" / "data"))
+    try:
+        made = Run.create(folder / "run", kind="train", spec={})
+    except UserError as error:  # refusing is fair, if it names the right folder and leaves nothing behind
+        assert str(folder / "file") in str(error)
+        assert not (folder / "run" / "run.json").exists()
+    else:
+        assert Run(made.path).id == made.id
+
+
+# State
+
+
+def test_events_and_data_add_up_and_the_last_losses_stay(run: Run) -> None:
+    own(run)
+    run.append(RunEvent("started", 0, 10, data={"device": "cpu"}))
+    run.append(RunEvent("progress", 5, 10, {"generator": 0.5}, {"images_per_second": 1}))
+    run.append(RunEvent("checkpoint", 6, 10, data={"checkpoint": "a", "images_per_second": 2}, time=77.0))
+    status = run.status()
+    assert (status.state, status.step, status.steps, status.updated) == ("running", 6, 10, 77.0)
+    assert status.losses == {"generator": 0.5}
+    assert status.data == {"device": "cpu", "images_per_second": 2, "checkpoint": "a"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "alive", "stop", "state"),
+    [
+        ([], None, False, "new"),
+        ([], True, False, "starting"),
+        ([], False, False, "interrupted"),
+        (["started"], True, False, "running"),
+        (["started", "progress", "sample", "checkpoint"], True, False, "running"),
+        (["started", "progress"], True, True, "stopping"),
+        (["started", "progress"], False, False, "interrupted"),
+        (["started", "progress"], False, True, "interrupted"),
+        (["started", "checkpoint"], None, False, "interrupted"),
+        (["started", "stopped"], False, True, "stopped"),
+        (["started", "stopped"], True, True, "stopping"),  # it has said so, and is about to go
+        (["started", "stopped"], True, False, "starting"),  # resumed, and has not said so yet
+        (["started", "finished"], False, False, "finished"),
+        (["started", "finished"], True, False, "finished"),
+        (["failed"], False, False, "failed"),
+        (["failed"], True, False, "starting"),
+        (["started", "stopped", "started", "progress"], False, False, "interrupted"),
+    ],
+)
+def test_the_state_follows_from_events_owner_and_stop_file(
+    run: Run, gone_pid: int, kinds: list[str], alive: bool | None, stop: bool, state: str
+) -> None:
+    if alive is not None:
+        own(run, **({} if alive else {"pid": gone_pid}))
+    for kind in kinds:
+        run.append(RunEvent(kind, message="no" if kind == "failed" else ""))
+    if stop:
+        run.request_stop()
+    assert run.status().state == state
+    assert run.status().message == ("no" if kinds[-1:] == ["failed"] else "")
+    assert (state in ENDED) == (state in ("stopped", "finished", "failed", "interrupted"))
+
+
+def test_an_owner_that_does_not_exist_is_dead(run: Run, gone_pid: int) -> None:
+    own(run)
+    assert run.is_alive()
+    own(run, pid=gone_pid)
+    assert not run.is_alive()
+
+
+def test_a_number_that_was_used_again_is_another_process(run: Run) -> None:
+    own(run, since=psutil.Process().create_time() - 60)
+    assert not run.is_alive()
+    run.append(RunEvent("progress", 3, 10))
+    assert run.status().state == "interrupted"
+
+
+def test_a_zombie_is_dead(run: Run) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        run.claim(process.pid)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "a zombie")
+        assert not run.is_alive()
+    finally:
+        process.wait()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": 1', "{}"])
+def test_an_owner_that_cannot_be_read_is_none(run: Run, text: str) -> None:
+    (run.path / "owner.json").write_text(text)
+    assert not run.is_alive()
+
+
+@pytest.mark.parametrize("changes", [{"pid": "one"}, {"pid": -4}, {"since": None}])
+def test_an_owner_that_makes_no_sense_is_dead(run: Run, changes: dict[str, Any]) -> None:
+    own(run, **changes)
+    assert not run.is_alive()
+
+
+@pytest.mark.parametrize(("age", "state"), [(5, "running"), (100, "running"), (200, "interrupted")])
+def test_a_run_of_another_host_lives_as_long_as_it_speaks(run: Run, age: float, state: str) -> None:
+    own(run, host="elsewhere", pid=1)
+    run.append(RunEvent("progress", 3, 10, time=time.time() - age))
+    assert run.status().state == state
+
+
+def test_a_run_that_speaks_on_another_host_is_not_launched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(launching.subprocess, "Popen", lambda *a, **k: started.append(a))
+    own(run, host="elsewhere", pid=1)
+    run.append(RunEvent("progress", 3, 10))
+    assert run.status().state == "running"
+    with pytest.raises(RunError, match="running already"):
+        launch(run)
+    assert started == []
+
+
+def test_stop_can_be_asked_for_and_taken_back(run: Run) -> None:
+    assert not run.stop_requested
+    run.clear_stop()  # nothing to take back is no fault
+    run.request_stop()
+    run.request_stop()
+    assert Run(run.path).stop_requested
+    run.clear_stop()
+    assert not run.stop_requested
+
+
+# The list of runs
+
+
+def test_the_newest_run_comes_first_and_deleted_folders_are_forgotten(folder: Path) -> None:
+    made = [Run.create(folder / name, kind="train", spec={}) for name in "abc"]
+    for age, item in enumerate(made):
+        os.utime(item.path / "run.json", (1000 - age, 1000 - age))
+    assert known_runs() == [folder / "a", folder / "b", folder / "c"]
+    shutil.rmtree(folder / "b")
+    assert known_runs() == [folder / "a", folder / "c"]
+    Run.create(folder / "b", kind="train", spec={})
+    assert set(known_runs()) == {folder / "a", folder / "b", folder / "c"}
+    shutil.rmtree(folder / "b")
+    known_runs()
+    (folder / "b").mkdir()
+    (folder / "b" / "run.json").write_text("made by hand")
+    assert folder / "b" not in known_runs()  # it was forgotten, not hidden
+
+
+def test_no_run_yet_is_an_empty_list() -> None:
+    assert known_runs() == []
+
+
+# The lock
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(
+    run: Run, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "_LOCK_WAIT_SECONDS", 0.05)
+    ran = []
+    with pytest.raises(RunError, match=f"in use by process {holder.pid} on {socket.gethostname()}"):
+        with run.exclusively():
+            ran.append("both at once")
+    assert ran == []
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run.exclusively():
+        assert run.is_alive()
+        assert json.loads((run.path / "owner.json").read_text())["pid"] == os.getpid()
+    with run.exclusively():
+        ran.append("after the first let go")
+    assert ran == ["after the first let go"]
+
+
+def test_an_error_inside_passes_and_lets_go(run: Run) -> None:
+    def fail() -> None:
+        with run.exclusively():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with run.exclusively():
+        assert run.is_alive()
+
+
+def test_two_launches_at_once_leave_the_one_that_runs_as_the_owner(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "holder.py").write_text(HOLDER)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(launching, "_JOBS_MODULE", "holder")
+    first = launch(run)
+    wait_for_kind(run, "started")
+    with monkeypatch.context() as patch:
+        # The second looked before the first had written its name down.
+        patch.setattr(Run, "is_alive", lambda *a, **k: False)
+        try:
+            wait_for_exit(launch(run))
+        except RunError:
+            pass  # refusing is as good
+    try:
+        assert psutil.pid_exists(first)
+        assert run.status().state == "running"
+    finally:
+        run.request_stop()
+        wait_for_exit(first)
