@@ -151,8 +151,12 @@ def demo(
         raise
     report = result.to_json()
     _report(report, as_json, [f"Done in {report['seconds_in_all']:.0f} s: {report['report']}"])
-    if not headless and not as_json and _has_display():
+    if headless or as_json:
+        return
+    if _has_display():
         _open_viewer(result)
+    else:
+        _messages.print("There is no display here, so napari was not opened.")
 
 
 @app.command()

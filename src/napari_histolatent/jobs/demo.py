@@ -199,6 +199,9 @@ def _train(
     """Train in a process of its own; take up what is there already."""
     with demo.step(title) as said:
         run = Run(path) if (path / "run.json").exists() else new_training(dataset.path, path, config)
+        if run.spec["config"] != config.to_json():
+            msg = f"{demo.out} holds a demo with other training settings; choose another folder with --out."
+            raise RunError(msg)
         state = run.status().state
         _, offset = run.events()
         if state not in ("finished", "running", "starting", "stopping"):

@@ -26,10 +26,15 @@ def new_training(dataset: str | Path, out: str | Path, config: TrainingConfig | 
     Raises
     ------
     UserError
-        If the dataset is not one or does not fit the config, or the folder cannot be made.
+        If the dataset is not one or does not fit the config, the device is absent, or the folder cannot be made.
     """
     opened = PatchDataset(Path(dataset).absolute())
     _require_size(opened, config.size_px)
+    if config.device not in ("auto", "cpu"):
+        # The process would find out too, and leave a folder behind; torch is imported only where it is asked.
+        from napari_histolatent.models.devices import resolve_device
+
+        resolve_device(config.device)
     kind = TRAIN if isinstance(config, TrainingConfig) else CLASSIFIER
     return Run.create(out, kind=kind, spec={"dataset": str(opened.path), "config": config.to_json()})
 

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -79,6 +79,9 @@ class Run:
         self.kind = str(description["kind"])
         self.spec: dict[str, Any] = description["spec"]
         self.created = float(description["created"])
+        self._read = 0
+        self._last: RunEvent | None = None
+        self._sum = RunStatus("new")
 
     @classmethod
     def create(cls, path: str | Path, *, kind: str, spec: dict[str, Any]) -> Run:
@@ -138,26 +141,33 @@ class Run:
 
     def status(self) -> RunStatus:
         """Return where the run stands, from its events and whether its process lives."""
-        events, _ = self.events()
-        alive = self.is_alive(last_event=events[-1].time if events else 0.0)
-        if not events:
+        self._fold_new_events()
+        last = self._last
+        alive = self.is_alive(last_event=last.time if last else 0.0)
+        if last is None:
             return RunStatus(state="starting" if alive else "interrupted" if self._owner() else "new")
-        last = events[-1]
-        data: dict[str, Any] = {}
-        losses: dict[str, float] = {}
-        for event in events:
-            data |= event.data
-            losses = event.losses or losses
         ended = last.kind in ("stopped", "finished", "failed")
         if alive and last.kind != "finished":
             # A resumed process has not said so yet, or one that has ended is about to go.
             state = "stopping" if self.stop_requested else "starting" if ended else "running"
-        elif ended:
-            state = last.kind
         else:
-            state = "interrupted"
-        steps = max(event.steps for event in events)
-        return RunStatus(state, last.step, steps, losses, data, last.message, last.time)
+            state = last.kind if ended else "interrupted"
+        return replace(self._sum, state=state)
+
+    def _fold_new_events(self) -> None:
+        """Bring the summary up to date; each line is read once, however long the run is."""
+        events, self._read = self.events(self._read)
+        for event in events:
+            self._last = event
+            self._sum = RunStatus(
+                state="",
+                step=event.step,
+                steps=max(self._sum.steps, event.steps),
+                losses=event.losses or self._sum.losses,
+                data=self._sum.data | event.data,
+                message=event.message,
+                updated=event.time,
+            )
 
     def request_stop(self) -> None:
         """Ask the process to stop after its current step and keep a checkpoint."""
