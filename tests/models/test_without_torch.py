@@ -12,10 +12,13 @@ MODULES = (
     "runs",
     "training",
     "training.config",
+    "training.checkpoint",
     "latent",
     "latent.points",
     "explain",
+    "explain.heatmap",
     "evaluation",
+    "evaluation.report",
 )
 HEAVY = ("torch", "captum", "napari", "qtpy", "magicgui", "superqt")
 SCRIPT = f"""

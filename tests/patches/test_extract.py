@@ -193,6 +193,37 @@ def test_another_content_has_another_digest(
     assert PatchDataset(tmp_path / "a").digest != PatchDataset(tmp_path / "b").digest
 
 
+def digest_and_columns(
+    sources: Sequence[SlideSource], out: Path, **arguments: Any
+) -> tuple[str, dict[str, Any]]:
+    extract(sources, out, **{"spec": replace(SPEC, min_tissue=0)} | arguments)
+    return PatchDataset(out).digest, PatchDataset(out).columns
+
+
+def test_pixels_splits_and_labels_each_count_in_the_digest(
+    cohort: Sequence[SlideSource], tmp_path: Path
+) -> None:
+    by_slide = [replace(v, patient="") for v in cohort]
+    digest, columns = digest_and_columns(by_slide[:1], tmp_path / "a", split=SPLIT)
+    other, same = digest_and_columns(by_slide[1:2], tmp_path / "pixels", split=SPLIT)
+    assert (same["label"], same["split"]) == (columns["label"], columns["split"])
+    assert other != digest
+
+    renamed = tmp_path / "renamed.geojson"
+    renamed.write_text(cohort[0].annotations.read_text().replace("stroma", "zzz"))
+    other, same = digest_and_columns(
+        [replace(by_slide[0], annotations=renamed)], tmp_path / "labels", split=SPLIT
+    )
+    assert (same["x"], same["y"], same["split"]) == (columns["x"], columns["y"], columns["split"])
+    assert other != digest
+
+    digest, columns = digest_and_columns(by_slide, tmp_path / "b", split=SplitSpec(seed=0))
+    other, same = digest_and_columns(by_slide, tmp_path / "splits", split=SplitSpec(seed=1))
+    assert (same["x"], same["y"], same["label"]) == (columns["x"], columns["y"], columns["label"])
+    assert same["split"] != columns["split"]
+    assert other != digest
+
+
 def test_progress_is_told_up_to_the_last_patch(source: SlideSource, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     report = extract(
@@ -221,6 +252,10 @@ def test_more_patches_than_one_file_holds(source: SlideSource, tmp_path: Path) -
         for row in (0, 1023, 1024, len(dataset) - 1):
             xy = dataset.columns["x"][row], dataset.columns["y"][row]
             np.testing.assert_array_equal(dataset[row][0], slide.read_region(xy, size_px=(8, 8), level=0))
+    # Many rows of the first file and few of the last, in any order, some twice.
+    everything = dataset.pixels[:]
+    rows = np.random.default_rng(0).permutation([*range(900), *range(50), 1500, len(dataset) - 1])
+    np.testing.assert_array_equal(dataset.read(rows), everything[rows])
 
 
 # Splits
@@ -262,7 +297,7 @@ def test_slides_are_split_by_patient_if_all_name_one(cohort: Sequence[SlideSourc
 def test_slides_are_split_by_slide_if_one_names_no_patient(
     cohort: Sequence[SlideSource], tmp_path: Path
 ) -> None:
-    sources = [replace(cohort[0], patient=""), *cohort[1:]]
+    sources = [replace(cohort[0], patient=""), *(replace(v, patient="p") for v in cohort[1:])]
     extract(sources, tmp_path / "ds", spec=SPEC)
     by_slide = splits_by(PatchDataset(tmp_path / "ds").columns, "slide")
     assert len(by_slide) == 4

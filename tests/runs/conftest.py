@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from napari_histolatent.jobs.follow import new_training
-from napari_histolatent.runs import Run, RunStatus, launch
-from tests.runs.processes import CONFIG, ENDLESS, end_processes_below, launched, wait_for_end
+from napari_histolatent.runs import RunStatus, launch
+from tests.runs.processes import CONFIG, end_processes_below, wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def reference(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunStatus]:
-    """Where an uninterrupted run of `CONFIG` ends; its number of events is in `data["events"]`."""
+    """Where an uninterrupted run of `CONFIG` ends."""
     path = tmp_path_factory.mktemp("reference") / "run"
     run = new_training(tiny_dataset, path, CONFIG)
     launch(run)
@@ -40,11 +40,8 @@ def reference(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     end_processes_below(path.parent)
 
 
-@pytest.fixture(scope="package")
-def running(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run that goes on for as long as the tests look at it; leave it running."""
-    path = tmp_path_factory.mktemp("running") / "run"
-    run = new_training(tiny_dataset, path, ENDLESS)
-    launched(run)
-    yield run
-    end_processes_below(path.parent)
+@pytest.fixture
+def by_hand(request: pytest.FixtureRequest) -> None:
+    """Leave a long test out unless it was asked for."""
+    if "long" not in request.config.getoption("-m"):
+        pytest.skip("by hand: pytest -m long")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,13 +16,14 @@ from napari_histolatent.training import TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PATIENCE_SECONDS = 120.0
 """After this long something hangs; nothing is measured by it."""
 
 CONFIG = TrainingConfig(
     size_px=32,
-    steps=120,
+    steps=80,
     batch_size=8,
     z_dim=8,
     base_channels=4,
@@ -33,18 +34,26 @@ CONFIG = TrainingConfig(
 ENDLESS = CONFIG.with_changes(steps=1_000_000, checkpoint_every=500_000, log_every=10)
 
 
-def wait_until(condition: Callable[[], object], what: str, *, folder: Path | None = None) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, *, folder: Path | None = None, poll_seconds: float = 0.02
+) -> None:
     """Wait for a condition; say what it was, and the run's own words, where it does not come."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             log = (folder / "log.txt").read_text() if folder and (folder / "log.txt").exists() else ""
             raise AssertionError(f"waited in vain for: {what}\n{log}")
-        time.sleep(0.005)
+        time.sleep(poll_seconds)
 
 
 def wait_for_events(run: Run, n: int) -> None:
-    wait_until(lambda: len(run.events()[0]) >= n, f"{n} events of {run.path}", folder=run.path)
+    file = run.path / "events.jsonl"
+    wait_until(
+        lambda: n == 0 or (file.exists() and file.read_bytes().count(b"\n") >= n),
+        f"{n} events of {run.path}",
+        folder=run.path,
+        poll_seconds=0.002,
+    )
 
 
 def wait_for_kind(run: Run, kind: str, *, after: int = 0) -> None:
@@ -78,8 +87,8 @@ def owner_of(path: Path) -> psutil.Process | None:
         owner = json.loads((path / "owner.json").read_text())
         process = psutil.Process(owner["pid"])
         return process if abs(process.create_time() - owner["since"]) < 1 else None
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return None
+    except (OSError, ValueError, TypeError, KeyError, psutil.Error):
+        return None  # none, gone, or what a test wrote to be refused
 
 
 def end_process_of(path: Path) -> None:
@@ -87,11 +96,9 @@ def end_process_of(path: Path) -> None:
     process = owner_of(path)
     if process is None or process.pid == os.getpid():
         return
-    try:
+    with contextlib.suppress(psutil.Error):  # gone already
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_SECONDS)
-    except psutil.Error:
-        pass  # gone already
 
 
 def end_processes_below(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -31,7 +31,7 @@ from tests.runs.processes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
 PARENT = """
 import sys
@@ -64,22 +64,6 @@ def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: RunStatus) 
     assert reference.message == ""
 
 
-def test_a_running_run_is_seen_and_cannot_be_launched_again(running: Run) -> None:
-    before = (running.path / "owner.json").read_text()
-    assert running.status().state == "running"
-    assert running.is_alive()
-    with pytest.raises(RunError, match="is running already; stop it first with `histolatent stop"):
-        launch(running)
-    with pytest.raises(RunError, match="is running already"):
-        resume(running)
-    assert running.status().state == "running"
-    assert (running.path / "owner.json").read_text() == before
-
-
-def test_follow_gives_up_on_a_run_that_goes_on(running: Run) -> None:
-    assert follow(running, timeout_seconds=0).state == "running"
-
-
 def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
     tiny_dataset: Path, folder: Path, reference: RunStatus
 ) -> None:
@@ -95,9 +79,9 @@ def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
 
     # What a killed process leaves behind has other names, or lacks its last file.
     newest = run.checkpoints_folder / f"step-{stopped.step:08d}"
-    shutil.copytree(newest, run.checkpoints_folder / ".step-00000119.4711-0badcafe.tmp")
-    shutil.copytree(newest, run.checkpoints_folder / "step-00000119")
-    (run.checkpoints_folder / "step-00000119" / "checkpoint.json").unlink()
+    shutil.copytree(newest, run.checkpoints_folder / f".step-{CONFIG.steps:08d}.4711-0badcafe.tmp")
+    shutil.copytree(newest, run.checkpoints_folder / f"step-{CONFIG.steps - 1:08d}")
+    (run.checkpoints_folder / f"step-{CONFIG.steps - 1:08d}" / "checkpoint.json").unlink()
     assert latest_checkpoint(run.checkpoints_folder).step == stopped.step
 
     offset = resume(run)
@@ -111,9 +95,21 @@ def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
         resume(run)
 
 
-def test_sigterm_ends_a_run_as_a_stop_does(tiny_dataset: Path, folder: Path) -> None:
+def test_a_running_run_cannot_be_launched_again_and_sigterm_ends_it_as_a_stop_does(
+    tiny_dataset: Path, folder: Path
+) -> None:
     run = new_training(tiny_dataset, folder / "run", ENDLESS)
     pid = launched(run)
+    assert run.is_alive()
+    assert follow(run, timeout_seconds=0).state == "running"
+    owner = (run.path / "owner.json").read_text()
+    with pytest.raises(RunError, match="is running already; stop it first with `histolatent stop"):
+        launch(run)
+    with pytest.raises(RunError, match="is running already"):
+        resume(run)
+    assert run.status().state == "running"
+    assert (run.path / "owner.json").read_text() == owner
+
     wait_for_kind(run, "progress")
     os.kill(pid, signal.SIGTERM)
     status = wait_for_end(run)
@@ -126,40 +122,22 @@ def test_sigterm_ends_a_run_as_a_stop_does(tiny_dataset: Path, folder: Path) -> 
 # Killed
 
 
-def moments(seed: int, n: int) -> list[tuple[str, int, float]]:
-    """Return n moments to kill a run at: (name, events to wait for, seconds to wait then)."""
+def moments(seed: int, n: int) -> list[tuple[int, float]]:
+    """Return n moments to kill a run at: events to wait for, seconds to wait then."""
     rng = random.Random(seed)
     half = CONFIG.steps // 2
     # One event a step, and two at each checkpoint; the first is "started".
-    checkpoints = [step for step in range(1, half + 1) if step % CONFIG.checkpoint_every == 0]
-    result = []
-    for i in range(n):
-        if i % 3 == 0:  # while a checkpoint is written
-            number = rng.randrange(len(checkpoints))
-            events, delay = 1 + checkpoints[number] + 2 * number, rng.uniform(0, 0.1)
-        elif i % 3 == 1:
-            events, delay = rng.randrange(1, half), rng.uniform(0, 0.02)
-        else:  # while it starts
-            events, delay = 0, rng.uniform(0, 2)
-        result.append((f"{i}: {events} events and {delay:.3f} s", events, delay))
-    return result
+    checkpoints = [1 + step + 2 * i for i, step in enumerate(range(20, half + 1, CONFIG.checkpoint_every))]
+    kinds = (
+        lambda: (0, rng.uniform(0, 2)),  # while it starts
+        lambda: (rng.randrange(1, half), rng.uniform(0, 0.02)),
+        lambda: (rng.choice(checkpoints), rng.uniform(0, 0.1)),  # while it writes a checkpoint
+    )
+    return [kinds[i % 3]() for i in range(n)]
 
 
-ORDINARY, MANY = moments(1, 3), moments(2, 20)
-
-
-@pytest.mark.parametrize(
-    ("events", "delay"),
-    [pytest.param(events, delay, id=name) for name, events, delay in ORDINARY]
-    + [
-        pytest.param(events, delay, id=f"long-{name}", marks=pytest.mark.long) for name, events, delay in MANY
-    ],
-)
-def test_a_killed_run_goes_on_to_the_same_end(
-    tiny_dataset: Path, folder: Path, reference: RunStatus, events: int, delay: float
-) -> None:
-    run = new_training(tiny_dataset, folder / "run", CONFIG)
-    pid = launch(run)
+def kill_at(run: Run, pid: int, events: int, delay: float) -> None:
+    """Kill the process so many events from now, and check what the run says of itself."""
     wait_for_events(run, events)
     time.sleep(delay)
     os.kill(pid, signal.SIGKILL)
@@ -168,11 +146,39 @@ def test_a_killed_run_goes_on_to_the_same_end(
     killed = run.status()
     assert killed.state == "interrupted"
     assert killed.step < CONFIG.steps
-    status = follow(run, offset=resume(run))
+
+
+def expect_same_end(run: Run, status: RunStatus, reference: RunStatus) -> None:
     assert status.state == "finished", run.log_file.read_text()
     assert (status.step, status.steps) == (CONFIG.steps, CONFIG.steps)
     assert latest_checkpoint(run.checkpoints_folder).step == CONFIG.steps
     assert status.data["digest"] == reference.data["digest"]
+
+
+def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(
+    tiny_dataset: Path, folder: Path, reference: RunStatus
+) -> None:
+    run = new_training(tiny_dataset, folder / "run", CONFIG)
+    for i, (events, delay) in enumerate(moments(seed=1, n=3)):
+        pid = launch(run) if i == 0 else launched_again(run)
+        kill_at(run, pid, events, delay)
+    expect_same_end(run, follow(run, offset=resume(run)), reference)
+
+
+def launched_again(run: Run) -> int:
+    resume(run)
+    return int(json.loads((run.path / "owner.json").read_text())["pid"])
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize(("events", "delay"), moments(seed=2, n=20))
+def test_a_killed_run_comes_to_the_same_end(
+    tiny_dataset: Path, folder: Path, reference: RunStatus, events: int, delay: float
+) -> None:
+    run = new_training(tiny_dataset, folder / "run", CONFIG)
+    kill_at(run, launch(run), events, delay)
+    expect_same_end(run, follow(run, offset=resume(run)), reference)
 
 
 def test_a_run_outlives_the_process_that_launched_it(tiny_dataset: Path, folder: Path) -> None:

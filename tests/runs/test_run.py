@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,6 +22,7 @@ from tests.runs.processes import wait_for_exit, wait_for_kind, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HOLDER = """
 import sys, time
@@ -146,13 +147,14 @@ def test_a_list_that_cannot_be_written_is_not_blamed_on_the_run(
 ) -> None:
     (folder / "file").write_text("where a home folder should be")
     monkeypatch.setenv("HISTOLATENT_DATA_DIR", str(folder / "file" / "data"))
+    refusal = ""
     try:
-        made = Run.create(folder / "run", kind="train", spec={})
-    except UserError as error:  # refusing is fair, if it names the right folder and leaves nothing behind
-        assert str(folder / "file") in str(error)
-        assert not (folder / "run" / "run.json").exists()
-    else:
-        assert Run(made.path).id == made.id
+        Run.create(folder / "run", kind="train", spec={})
+    except UserError as error:
+        refusal = str(error)
+    # To refuse is fair, if it names the right folder and leaves nothing behind.
+    assert (str(folder / "file") in refusal) == bool(refusal)
+    assert (folder / "run" / "run.json").exists() == (not refusal)
 
 
 # State
@@ -167,6 +169,26 @@ def test_events_and_data_add_up_and_the_last_losses_stay(run: Run) -> None:
     assert (status.state, status.step, status.steps, status.updated) == ("running", 6, 10, 77.0)
     assert status.losses == {"generator": 0.5}
     assert status.data == {"device": "cpu", "images_per_second": 2, "checkpoint": "a"}
+
+
+def test_a_status_asked_for_again_is_that_of_a_run_opened_anew(run: Run) -> None:
+    own(run)
+    lines = [
+        RunEvent("started", 0, 10, data={"device": "cpu"}).to_line(),
+        RunEvent("progress", 5, 10, {"generator": 0.5}, {"device": "cuda"}).to_line(),
+        RunEvent("sample", 5, 10, data={"sample": "a.png"}).to_line()[:20],  # torn by a kill
+        "\n" + RunEvent("started", 4, 8).to_line(),
+        RunEvent("failed", 6, 8, message="no").to_line(),
+    ]
+    seen = []
+    for line in lines:
+        with (run.path / "events.jsonl").open("a") as file:
+            file.write(line)
+        assert run.status() == Run(run.path).status() == run.status()
+        seen.append((run.status().step, run.status().steps, run.status().message))
+    assert seen == [(0, 10, ""), (5, 10, ""), (5, 10, ""), (4, 10, ""), (6, 10, "no")]
+    assert run.status().losses == {"generator": 0.5}
+    assert run.status().data == {"device": "cuda"}
 
 
 @pytest.mark.parametrize(
@@ -249,14 +271,15 @@ def test_a_run_of_another_host_lives_as_long_as_it_speaks(run: Run, age: float, 
 
 
 def test_a_run_that_speaks_on_another_host_is_not_launched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Any] = []
-    monkeypatch.setattr(launching.subprocess, "Popen", lambda *a, **k: started.append(a))
+    def popen(*_: Any, **__: Any) -> None:
+        pytest.fail("a second process was started")
+
+    monkeypatch.setattr(launching.subprocess, "Popen", popen)
     own(run, host="elsewhere", pid=1)
     run.append(RunEvent("progress", 3, 10))
     assert run.status().state == "running"
     with pytest.raises(RunError, match="running already"):
         launch(run)
-    assert started == []
 
 
 def test_stop_can_be_asked_for_and_taken_back(run: Run) -> None:
@@ -300,9 +323,9 @@ def test_a_second_process_is_refused_until_the_first_is_killed(
 ) -> None:
     monkeypatch.setattr(runs_module, "_LOCK_WAIT_SECONDS", 0.05)
     ran = []
-    with pytest.raises(RunError, match=f"in use by process {holder.pid} on {socket.gethostname()}"):
-        with run.exclusively():
-            ran.append("both at once")
+    in_use = pytest.raises(RunError, match=f"in use by process {holder.pid} on {socket.gethostname()}")
+    with in_use, run.exclusively():
+        ran.append("both at once")
     assert ran == []
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -336,10 +359,8 @@ def test_two_launches_at_once_leave_the_one_that_runs_as_the_owner(
     with monkeypatch.context() as patch:
         # The second looked before the first had written its name down.
         patch.setattr(Run, "is_alive", lambda *a, **k: False)
-        try:
+        with contextlib.suppress(RunError):  # to refuse is as good
             wait_for_exit(launch(run))
-        except RunError:
-            pass  # refusing is as good
     try:
         assert psutil.pid_exists(first)
         assert run.status().state == "running"

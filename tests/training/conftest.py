@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from napari_histolatent.runs import Run, RunEvent
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
+from napari_histolatent.training.checkpoint import checkpoints_in
+from napari_histolatent.training.loop import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
 
 class MemoryDataset:
@@ -109,3 +113,74 @@ def classifier_config() -> ClassifierConfig:
         log_every=1,
         base_channels=4,
     )
+
+
+class Training:
+    """One call of `train`: its checkpoint, its events, and where they are."""
+
+    def __init__(
+        self,
+        config: TrainingConfig | ClassifierConfig,
+        dataset: Any,
+        folder: Path,
+        *,
+        stop_after: int | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Train; `stop_after` is the step after which it is asked to stop."""
+        self.folder, self.events = folder, list[RunEvent]()
+        self._asked = 0
+        self.checkpoint = train(
+            config,
+            dataset,
+            folder=folder,
+            on_event=self.events.append,
+            should_stop=lambda: self._stop(stop_after),
+            resume=resume,
+        )
+
+    def _stop(self, after: int | None) -> bool:
+        self._asked += 1
+        return after is not None and self.events[0].step + self._asked >= after
+
+    @property
+    def losses(self) -> dict[int, dict[str, float]]:
+        """Step -> its losses, of the steps of this call."""
+        return {event.step: event.losses for event in self.events if event.kind == "progress"}
+
+    @property
+    def kinds(self) -> list[str]:
+        """What happened, in order."""
+        return [event.kind for event in self.events]
+
+    @property
+    def steps_kept(self) -> list[int]:
+        """The steps of the checkpoints there are."""
+        return [int(path.name[5:]) for path in checkpoints_in(self.folder / "checkpoints")]
+
+
+@pytest.fixture(scope="session")
+def training() -> type[Training]:
+    """`training(config, dataset, folder, stop_after=None, resume=False)` trains and keeps what happened."""
+    return Training
+
+
+def made_run(folder: Path, kind: str, config: TrainingConfig | ClassifierConfig, dataset: Any) -> Path:
+    run = Run.create(folder, kind=kind, spec={"config": config.to_json()})
+    Training(config, dataset, run.path)
+    return run.path
+
+
+@pytest.fixture(scope="session")
+def gan_run(tmp_path_factory: pytest.TempPathFactory, gan_config: TrainingConfig, patches: Any) -> Path:
+    """A run whose GAN has been trained; read it, do not change it."""
+    return made_run(tmp_path_factory.mktemp("runs") / "gan", "train", gan_config, patches)
+
+
+@pytest.fixture(scope="session")
+def classifier_run(
+    tmp_path_factory: pytest.TempPathFactory, classifier_config: ClassifierConfig, patches: Any
+) -> Path:
+    """A run whose classifier has been trained; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "classifier"
+    return made_run(folder, "classifier", classifier_config, patches)

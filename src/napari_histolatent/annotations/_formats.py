@@ -31,7 +31,8 @@ def read_annotations(path: str | Path) -> Annotations:
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"{path} does not exist; give the path of a QuPath GeoJSON file."
+        what = "is a folder" if path.is_dir() else "does not exist"
+        msg = f"{path} {what}; give the path of a QuPath GeoJSON file."
         raise AnnotationError(msg)
     if path.stat().st_size > _MAX_BYTES:
         msg = f"{path.name} has {path.stat().st_size:,} bytes, more than the {_MAX_BYTES:,} that can be read; split it."

@@ -7,16 +7,16 @@ bare geometry; `properties.classification` an object with name or names, or a ba
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import shapely
-from shapely.geometry import mapping, shape
+from shapely.geometry import MultiPolygon, Polygon, mapping, shape
 
 from napari_histolatent._files import write_text
 from napari_histolatent.annotations._geometry import repaired
 from napari_histolatent.annotations._region import UNCLASSIFIED, Annotations, Region
-from napari_histolatent.errors import AnnotationError
+from napari_histolatent.errors import AnnotationError, writing_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def annotations_from_geojson(document: Any, file_name: str) -> Annotations:
         label = f"feature {index + 1}" + (f" ({properties['name']})" if properties.get("name") else "")
         try:
             original = _geometry(feature)
-        except (ValueError, TypeError, KeyError, IndexError, shapely.GEOSException) as error:
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, shapely.GEOSException) as error:
             n_dropped += 1
             messages.append(f"{label} dropped: {error}")
             continue
@@ -100,7 +100,8 @@ def write_geojson(path: Path, annotations: Annotations) -> None:
         }
         for region in annotations.regions
     ]
-    write_text(path, json.dumps({"type": "FeatureCollection", "features": features}))
+    with writing_to(path.parent):
+        write_text(path, json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 def _features(document: Any, file_name: str) -> list[Any]:
@@ -111,7 +112,7 @@ def _features(document: Any, file_name: str) -> list[Any]:
         return list(document["features"])
     if kind == "Feature":
         return [document]
-    if kind in _GEOMETRIES:
+    if isinstance(kind, str) and kind in _GEOMETRIES:
         return [{"type": "Feature", "geometry": document}]
     msg = (
         f"{file_name} is JSON but not GeoJSON (its type is {kind!r}); "
@@ -126,8 +127,12 @@ def _geometry(feature: Any) -> BaseGeometry:
         kind = geometry.get("type") if isinstance(geometry, dict) else None
         msg = f"geometry of type {kind!r} is not one of {', '.join(sorted(_GEOMETRIES))}"
         raise ValueError(msg)
-    parsed = shape(geometry)
-    if not parsed.is_empty and not all(math.isfinite(v) for v in parsed.bounds):
+    with np.errstate(invalid="ignore"):
+        parsed = shape(geometry)
+    if parsed.is_empty and not isinstance(parsed, (Polygon, MultiPolygon)):
+        msg = "it lies nowhere"
+        raise ValueError(msg)
+    if not np.isfinite(shapely.get_coordinates(parsed)).all():
         msg = "a coordinate is not a finite number"
         raise ValueError(msg)
     return parsed

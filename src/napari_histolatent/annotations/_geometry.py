@@ -14,14 +14,19 @@ if TYPE_CHECKING:
 def repaired(geometry: BaseGeometry) -> BaseGeometry | None:
     """Return a valid polygon or multipolygon of the same outline, or None where no area is left.
 
-    Uses shapely's make_valid: buffer(0) would silently lose a lobe of a bow-tie. Points and lines are
+    Uses shapely's make_valid by structure: buffer(0) would silently lose a lobe of a bow-tie, and make_valid by lines
+    cut out what two parts of one region share. Points and lines are
     returned as they are.
     """
     if not isinstance(geometry, (Polygon, MultiPolygon)):
         return geometry
     if geometry.is_empty:
         return None
-    valid = geometry if geometry.is_valid else shapely.make_valid(geometry)
+    valid = (
+        geometry
+        if geometry.is_valid
+        else shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+    )
     parts = [
         part for part in shapely.get_parts(_flatten(valid)) if isinstance(part, Polygon) and part.area > 0
     ]

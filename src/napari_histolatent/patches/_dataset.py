@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
+_REQUIRED = ("patches", "size_px", "mpp", "classes", "slides", "digest")
 _BLOCK_PATCHES, _DENSE = 1024, 32
 """Patches read at once where more than one in so many of them is wanted."""
 INDEX_FILE, SETTINGS_FILE, PIXELS_FOLDER = "index.parquet", "dataset.json", "pixels.zarr"
@@ -46,6 +47,7 @@ class PatchDataset:
         self.path = Path(path)
         self.settings = self._read_settings()
         self._columns: dict[str, Any] | None = None
+        self._labels: NDArray[np.int64] | None = None
         self._pixels: Any = None
 
     def _read_settings(self) -> dict[str, Any]:
@@ -62,11 +64,21 @@ class PatchDataset:
         if version != FORMAT_VERSION:
             msg = f"{self.path} has dataset format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent or cut the dataset again."
             raise DatasetError(msg)
+        missing = [name for name in _REQUIRED if name not in settings]
+        if missing:
+            msg = f"{self.path / SETTINGS_FILE} lacks {', '.join(missing)}; cut the dataset again."
+            raise DatasetError(msg)
         return dict(settings)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open stores do not travel between processes; each opens its own.
-        return {"path": self.path, "settings": self.settings, "_columns": None, "_pixels": None}
+        return {
+            "path": self.path,
+            "settings": self.settings,
+            "_columns": None,
+            "_labels": None,
+            "_pixels": None,
+        }
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -83,11 +95,20 @@ class PatchDataset:
     def pixels(self) -> Any:
         """The patches as one zarr array, uint8, shape (n, size_px, size_px, 3)."""
         if self._pixels is None:
+            folder = self.path / PIXELS_FOLDER
             try:
-                self._pixels = zarr.open_array(self.path / PIXELS_FOLDER, mode="r")
+                pixels: Any = zarr.open_array(folder, mode="r")
             except (OSError, ValueError, KeyError) as error:
-                msg = f"{self.path / PIXELS_FOLDER} cannot be read ({error}); cut the dataset again."
+                msg = f"{folder} cannot be read ({error}); cut the dataset again."
                 raise DatasetError(msg) from error
+            # zarr takes a file that is missing for zeros: black patches.
+            stored = sum(path.is_file() for path in (folder / "c").glob("*/0/0/0"))
+            if pixels.shape[0] != len(self) or stored != -(
+                -pixels.shape[0] // (pixels.shards or pixels.chunks)[0]
+            ):
+                msg = f"{folder} is incomplete ({stored} files of pixels for {len(self)} patches); cut the dataset again."
+                raise DatasetError(msg)
+            self._pixels = pixels
         return self._pixels
 
     @property
@@ -113,8 +134,10 @@ class PatchDataset:
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each patch, shape (n,)."""
-        position = {name: i for i, name in enumerate(self.classes)}
-        return np.array([position[name] for name in self.columns["label"]], np.int64)
+        if self._labels is None:
+            position = {name: i for i, name in enumerate(self.classes)}
+            self._labels = np.array([position[name] for name in self.columns["label"]], np.int64)
+        return self._labels
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of one split."""
@@ -122,7 +145,7 @@ class PatchDataset:
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return patches, uint8, shape (len(rows), size_px, size_px, 3), in the order of `rows`."""
-        rows = np.asarray(rows, np.int64)
+        rows = np.asarray(rows, np.int64) % len(self)
         patches = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         blocks = rows // _BLOCK_PATCHES
         for block in np.unique(blocks):

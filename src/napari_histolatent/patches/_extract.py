@@ -15,7 +15,7 @@ import zarr
 import napari_histolatent
 from napari_histolatent._files import replacing, write_json
 from napari_histolatent.annotations import read_annotations
-from napari_histolatent.errors import AnnotationError, DatasetError, UserError, writing_to
+from napari_histolatent.errors import AnnotationError, DatasetError, SlideError, UserError, writing_to
 from napari_histolatent.patches._dataset import FORMAT_VERSION, INDEX_FILE, PIXELS_FOLDER, SETTINGS_FILE
 from napari_histolatent.patches._grid import plan_grid
 from napari_histolatent.patches._split import DROPPED, SPLITS, SplitSpec, split_by_block, split_by_group
@@ -73,6 +73,23 @@ class _Planned:
     colors: dict[str, tuple[int, int, int]]
 
 
+@dataclass(frozen=True)
+class _Cutting:
+    """How to cut, and whom to tell."""
+
+    workers: int
+    on_progress: Callable[[int, int], None] | None
+    should_stop: Callable[[], bool]
+
+
+class _DamagedSlideError(Exception):
+    """A slide whose pixels could not be read where only the cutting reads."""
+
+    def __init__(self, slide: Slide, error: SlideError) -> None:
+        super().__init__(str(error))
+        self.slide, self.error = slide, error
+
+
 def extract(
     sources: Sequence[SlideSource],
     out: Path,
@@ -111,23 +128,22 @@ def extract(
         If the folder cannot be written.
     """
     started = perf_counter()
+    if not sources:
+        msg = "There is no slide to cut; give at least one."
+        raise DatasetError(msg)
     if out.exists():
         msg = f"{out} exists already; choose another output folder or remove it."
         raise DatasetError(msg)
     planned, failed = _plan(sources, spec)
+    run = _Cutting(workers, on_progress, should_stop or (lambda: False))
     try:
-        planned, dropped = _split(planned, split or SplitSpec())
-        with writing_to(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(out) as folder:
-                folder.mkdir()
-                _write(planned, folder, spec, workers, on_progress, should_stop or (lambda: False))
+        cut, dropped = _cut(planned, out, spec, split or SplitSpec(), failed, run)
     finally:
         for item in planned:
             item.slide.close()
     classes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
-    for item in planned:
+    for item in cut:
         classes.update(item.grid.counts())
         splits.update(SPLITS[i] for i in item.split)
     return ExtractReport(
@@ -138,6 +154,28 @@ def extract(
         failed=tuple(failed),
         dropped_at_split=dropped,
     )
+
+
+def _cut(
+    planned: Sequence[_Planned], out: Path, spec: GridSpec, split: SplitSpec, failed: list[str], run: _Cutting
+) -> tuple[list[_Planned], int]:
+    """Write the dataset; a slide that turns out damaged is left out, and the rest is split and cut again."""
+    usable = list(planned)
+    while True:
+        ready, dropped = _split(usable, split)
+        try:
+            with writing_to(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(out) as folder:
+                    folder.mkdir()
+                    _write(ready, folder, spec, run)
+        except _DamagedSlideError as damaged:
+            usable = [item for item in usable if item.slide is not damaged.slide]
+            if not usable:
+                raise damaged.error from damaged
+            failed.append(str(damaged.error))
+            continue
+        return ready, dropped
 
 
 def _plan(sources: Sequence[SlideSource], spec: GridSpec) -> tuple[list[_Planned], list[str]]:
@@ -175,7 +213,7 @@ def _split(planned: list[_Planned], spec: SplitSpec) -> tuple[list[_Planned], in
     else:
         has_patients = all(item.source.patient for item in planned)
         groups = [
-            item.source.patient if has_patients else str(item.source.slide)
+            item.source.patient if has_patients else item.slide.info.digest
             for item in planned
             for _ in range(len(item.grid))
         ]
@@ -227,9 +265,7 @@ def _write(
     planned: Sequence[_Planned],
     folder: Path,
     spec: GridSpec,
-    workers: int,
-    on_progress: Callable[[int, int], None] | None,
-    should_stop: Callable[[], bool],
+    run: _Cutting,
 ) -> None:
     classes = tuple(sorted({name for item in planned for name in item.grid.classes}))
     total = sum(len(item.grid) for item in planned)
@@ -249,22 +285,25 @@ def _write(
     def cut(job: tuple[_Planned, int]) -> NDArray[np.uint8]:
         item, row = job
         x, y = (int(v) for v in item.grid.level0_xy[row])
-        if spec.level is not None:
-            return item.slide.read_region((x, y), size_px=(size, size), level=spec.level)
-        return item.slide.read_downsampled((x, y), size_px=(size, size), downsamples=item.grid.downsample)
+        try:
+            if spec.level is not None:
+                return item.slide.read_region((x, y), size_px=(size, size), level=spec.level)
+            return item.slide.read_downsampled((x, y), size_px=(size, size), downsamples=item.grid.downsample)
+        except SlideError as error:
+            raise _DamagedSlideError(item.slide, error) from error
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, run.workers)) as pool:
         # Whole shards at a time: a shard is rewritten as a whole each time part of it changes.
         for start in range(0, total, _SHARD_PATCHES):
             batch = list(pool.map(cut, jobs[start : start + _SHARD_PATCHES]))
-            if should_stop():
+            if run.should_stop():
                 msg = f"Cutting was stopped after {start} of {total} patches; nothing was kept."
                 raise DatasetError(msg)
             block = np.stack(batch)
             pixels[start : start + len(block)] = block
             hasher.update(block.tobytes())
-            if on_progress:
-                on_progress(start + len(block), total)
+            if run.on_progress:
+                run.on_progress(start + len(block), total)
     pq.write_table(table, folder / INDEX_FILE)
     mpps = {_patch_mpp(item) for item in planned}
     write_json(

@@ -191,6 +191,6 @@ def _corners(info: SlideInfo, spec: GridSpec, downsample: Sequence[float]) -> ND
                 f"{spec.size_px * scale:.0f} level-0 px; choose a smaller size or a finer mpp."
             )
             raise DatasetError(msg)
-        axes.append(np.round(np.arange(0, last + 1e-6, stride_px * scale)).astype(np.int64))
+        axes.append(np.floor(np.arange(0, last + 1e-6, stride_px * scale) + 1e-6).astype(np.int64))
     columns, rows = np.meshgrid(*axes)
     return np.column_stack([columns.ravel(), rows.ravel()])

@@ -10,7 +10,7 @@ import numpy as np
 from napari_histolatent.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,8 +33,11 @@ class SplitSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
+        if not (min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6) or self.fractions[0] == 0:
             msg = f"The shares of train, val and test have to sum to 1 with some train, not {self.fractions}."
+            raise DatasetError(msg)
+        if not (self.guard_patches >= 0 and self.block_patches >= 1 + self.guard_patches):
+            msg = f"A block of {self.block_patches:g} patches does not hold a patch and its guard gap of {self.guard_patches:g}; make it larger."
             raise DatasetError(msg)
 
 
@@ -49,7 +52,7 @@ def split_by_group(groups: Sequence[str], labels: NDArray[np.int64], spec: Split
         Class index of each patch; the assignment closest to the asked shares in every class is taken.
     """
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    return _best_assignment(group_of, labels, len(names), spec)[group_of]
+    return _best_split(lambda assigned: assigned[group_of], len(names), labels, spec)
 
 
 def split_by_block(
@@ -78,34 +81,44 @@ def split_by_block(
         )
 
     centre = block_at((boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2)
-    names, block_of = np.unique(centre, return_inverse=True)
-    assigned = np.full(int(names.max()) + n_columns + 2, DROPPED)
-    assigned[names] = _best_assignment(block_of, labels, len(names), spec)
-    split = assigned[centre]
-    for x in (boxes[:, 0] - reach, boxes[:, 2] + reach - 1e-6):
-        for y in (boxes[:, 1] - reach, boxes[:, 3] + reach - 1e-6):
-            neighbour = block_at(x, y)
-            inside = np.where(neighbour < len(assigned), neighbour, len(assigned) - 1)
-            other = assigned[inside]
-            # A block without a patch centre belongs to no split: reaching into it leaks nothing.
-            split = np.where((other != DROPPED) & (other != assigned[centre]), DROPPED, split)
-    return split
+    corners = [
+        block_at(x, y)
+        for x in (boxes[:, 0] - reach, boxes[:, 2] + reach - 1e-6)
+        for y in (boxes[:, 1] - reach, boxes[:, 3] + reach - 1e-6)
+    ]
+    # Every block that a patch reaches has a split, also one that holds no patch's centre: two patches could meet there.
+    names, block_of = np.unique(np.stack([centre, *corners]), return_inverse=True)
+    block_of = block_of.reshape(5, -1)
+
+    def split_of(assigned: NDArray[np.int64]) -> NDArray[np.int64]:
+        own = assigned[block_of[0]]
+        return np.where((assigned[block_of] == own).all(axis=0), own, DROPPED)
+
+    return _best_split(split_of, len(names), labels, spec)
 
 
-def _best_assignment(
-    group_of: NDArray[np.int64], labels: NDArray[np.int64], n_groups: int, spec: SplitSpec
+def _best_split(
+    split_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+    n_groups: int,
+    labels: NDArray[np.int64],
+    spec: SplitSpec,
 ) -> NDArray[np.int64]:
-    """Return the split of each group: of many seeded draws, the one nearest the asked shares per class."""
-    counts = np.zeros((n_groups, int(labels.max()) + 1))
-    np.add.at(counts, (group_of, labels), 1)
+    """Return the patches' splits: of many seeded draws for the groups, the one nearest the asked shares per class.
+
+    `split_of` turns the groups' splits into the patches'. A class missing from train is worst, from another split
+    worse than any imbalance.
+    """
+    n_classes = int(labels.max(initial=0)) + 1
+    counts = np.bincount(labels, minlength=n_classes)
+    wanted = np.array(spec.fractions)[:, None] * counts
     rng = np.random.default_rng(spec.seed)
-    wanted = np.array(spec.fractions)[:, None] * counts.sum(0)
-    best, best_error = np.zeros(n_groups, np.int64), np.inf
+    best, best_error = np.zeros(len(labels), np.int64), np.inf
     for _ in range(_TRIES):
-        drawn = rng.choice(3, n_groups, p=spec.fractions)
-        got = np.stack([counts[drawn == i].sum(0) for i in range(3)])
-        error = float((np.abs(got - wanted) / np.maximum(counts.sum(0), 1)).sum())
-        missing = ((got == 0) & (wanted > 0)).sum()  # a split without a class is worse than any imbalance
-        if error + 10 * missing < best_error:
-            best, best_error = drawn, error + 10 * missing
+        split = split_of(rng.choice(3, n_groups, p=spec.fractions))
+        got = np.stack([np.bincount(labels[split == i], minlength=n_classes) for i in range(3)])
+        missing = ((got == 0) & (wanted > 0)).sum(axis=1)
+        imbalance = (np.abs(got - wanted) / np.maximum(counts, 1)).sum()
+        error = float(imbalance + 10 * missing.sum() + 1000 * missing[0])
+        if error < best_error:
+            best, best_error = split, error
     return best

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class SlideInfo:
 
     def with_mpp(self, mpp: float) -> SlideInfo:
         """Return a copy whose pixel size is the one the user states."""
-        if not mpp > 0:
+        if not (mpp > 0 and math.isfinite(mpp)):
             msg = (
                 f"A pixel size of {mpp:g} µm per pixel is not possible; give a number above 0, such as 0.25."
             )

@@ -107,7 +107,7 @@ def _positive(text: str | None) -> float | None:
         value = float(text or "")
     except ValueError:
         return None
-    return value if value > 0 else None
+    return value if 0 < value < float("inf") else None
 
 
 def _bounds_of(properties: Mapping[str, str], level0: Level) -> tuple[int, int, int, int]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from PIL import Image
 
 from napari_histolatent.errors import SlideError
 from napari_histolatent.slides._pyramid import best_level
+from napari_histolatent.slides._resample import area_averaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _MAX_REGION_PX = 1 << 28
 """Pixels one call may return or read (268 million, 0.8 GB): more is a slip, and would take the process down."""
+
+
+_BAND_PX = 1 << 26
+"""Level-0 pixels read at once for a thumbnail."""
 
 
 class SlideBackend(Protocol):
@@ -145,18 +149,25 @@ class Slide:
         pixels = self._backend.read_level(level, (round(x * own), round(y * own)), read)
         if read == size_px and abs(left - x) < 1e-6 and abs(top - y) < 1e-6:
             return pixels
-        box_left, box_top = max(left - x, 0.0), max(top - y, 0.0)
-        box = (box_left, box_top, min(box_left + width, read[0]), min(box_top + height, read[1]))
-        resampled = Image.fromarray(pixels).resize(size_px, Image.Resampling.BOX, box=box)
-        return np.asarray(resampled)
+        return area_averaged(pixels, (left - x, top - y), (width, height), size_px)
 
     def thumbnail(self, *, longest_px: int) -> tuple[NDArray[np.uint8], float]:
         """Return the whole slide at most `longest_px` on its longer side, and its downsample."""
         width, height = self.info.width_px, self.info.height_px
         downsample = max(1.0, max(width, height) / longest_px)
         size = (max(1, round(width / downsample)), max(1, round(height / downsample)))
-        pixels = self.read_downsampled((0, 0), size_px=size, downsamples=(width / size[0], height / size[1]))
-        return pixels, downsample
+        downsamples = (width / size[0], height / size[1])
+        # In bands: a slide of one level is read whole for this, and may be larger than memory.
+        rows = max(1, int(_BAND_PX / (width * downsamples[1])))
+        bands = [
+            self.read_downsampled(
+                (0, row * downsamples[1]),
+                size_px=(size[0], min(rows, size[1] - row)),
+                downsamples=downsamples,
+            )
+            for row in range(0, size[1], rows)
+        ]
+        return np.concatenate(bands), downsample
 
     def _check_size(self, size_px: tuple[int, int]) -> None:
         width, height = size_px

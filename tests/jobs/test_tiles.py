@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_histolatent.errors import SlideError, UserError
+from napari_histolatent.jobs.pictures import save_picture
+from napari_histolatent.jobs.tiles import Tile, cut_tile, open_tile
+from napari_histolatent.latent import LatentPoint
+from napari_histolatent.slides import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_histolatent.slides import Slide
+
+POINT = LatentPoint((0.5, -1.25), (0.0, 1.0), "abcd", origin="seed 1")
+
+
+@pytest.fixture
+def pixels() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+def test_a_saved_tile_is_opened_as_it_was(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    tile = Tile(
+        name="tile",
+        pixels=pixels,
+        mpp=0.5,
+        slide_digest="ab12",
+        centre=(100.5, 200.0),
+        level0_box=(68.5, 168.0, 132.5, 232.0),
+        point=POINT,
+        synthetic=True,
+        label="stroma",
+    )
+    save_picture(tmp_path / "tile.png", tile.pixels, tile.provenance)
+    opened = open_tile(str(tmp_path / "tile.png"), size_px=64, mpp=0.5)
+    np.testing.assert_array_equal(opened.pixels, pixels)
+    assert opened.provenance == tile.provenance
+    assert opened.point == POINT
+
+
+def test_a_plain_file_is_taken_as_it_is(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    tile = open_tile(str(tmp_path / "mine.png"), size_px=64, mpp=0.5)
+    np.testing.assert_array_equal(tile.pixels, pixels)
+    assert tile.name == "mine"
+    assert (tile.mpp, tile.centre, tile.level0_box, tile.point, tile.synthetic) == (None,) * 4 + (False,)
+
+
+@pytest.mark.parametrize(("mpp", "downsample"), [(0.5, 1), (1.0, 2), (0.75, 1.5)])
+def test_a_place_on_a_slide_is_its_exact_pixels(tiny_slide: Path, mpp: float, downsample: float) -> None:
+    tile = open_tile(f"{tiny_slide}@300,200.5", size_px=32, mpp=mpp)
+    left, top = round(300 - 16 * downsample), round(200.5 - 16 * downsample)
+    with open_slide(tiny_slide) as slide:
+        expected = slide.read_region((left, top), size_px=(32, 32), mpp=mpp)
+        assert tile.slide_digest == slide.info.digest
+    np.testing.assert_array_equal(tile.pixels, expected)
+    assert tile.centre == (300.0, 200.5)
+    assert tile.level0_box == (left, top, left + 32 * downsample, top + 32 * downsample)
+    assert tile.mpp == pytest.approx(mpp)
+    assert tile.synthetic is False
+    assert "300" in tile.name
+
+
+def test_a_model_without_a_pixel_size_reads_level_0(slide_of: Callable[..., Slide]) -> None:
+    level0 = np.random.default_rng(0).integers(0, 256, (100, 120, 3), np.uint8)
+    tile = cut_tile(slide_of(level0), (60, 50), size_px=32, mpp=None)
+    np.testing.assert_array_equal(tile.pixels, level0[34:66, 44:76])
+    assert tile.mpp is None
+
+
+def test_a_slide_without_a_pixel_size_is_refused_unless_it_is_stated(
+    slide_of: Callable[..., Slide], tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(SlideError, match="does not state its pixel size"):
+        cut_tile(slide_of(pixels), (20, 20), size_px=16, mpp=0.5)
+
+
+def test_the_pixel_size_that_the_user_states_counts(tiny_slide: Path) -> None:
+    tile = open_tile(f"{tiny_slide}@300,300", size_px=32, mpp=1.0, slide_mpp=0.25)
+    assert tile.level0_box == (236, 236, 364, 364)
+
+
+@pytest.mark.parametrize("place", ["-1,5", "5,-1", "768,5", "5,640", "1e9,5", "99999,99999"])
+def test_a_place_off_the_slide_is_refused(tiny_slide: Path, place: str) -> None:
+    with pytest.raises(UserError):
+        open_tile(f"{tiny_slide}@{place}", size_px=32, mpp=1.0)
+
+
+def test_the_refusal_says_how_large_the_slide_is(tiny_slide: Path) -> None:
+    with pytest.raises(UserError, match=r"x=800, y=5 lies off tiny\.tiff \(768 x 640 px\)"):
+        open_tile(f"{tiny_slide}@800,5", size_px=32, mpp=1.0)
+
+
+@pytest.mark.parametrize("place", ["1.2.3,4", ".,4", "4,..", "4;4", "4"])
+def test_a_place_that_is_no_number_is_one_sentence(tiny_slide: Path, place: str) -> None:
+    with pytest.raises(UserError):
+        open_tile(f"{tiny_slide}@{place}", size_px=32, mpp=1.0)
+
+
+def test_a_missing_slide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SlideError, match=r"nowhere\.svs does not exist"):
+        open_tile(f"{tmp_path / 'nowhere.svs'}@5,5", size_px=32, mpp=1.0)
+
+
+def test_a_file_whose_name_looks_like_a_place_is_a_file(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "slide@3,4")
+    tile = open_tile(str(tmp_path / "slide@3,4"), size_px=64, mpp=1.0)
+    np.testing.assert_array_equal(tile.pixels, pixels)
+
+
+@pytest.mark.parametrize("size", [(63, 64), (64, 32), (128, 128)])
+def test_another_size_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=rf"{size[0]} x {size[1]} px, the model takes 64 x 64 px"):
+        open_tile(str(tmp_path / "a.png"), size_px=64, mpp=0.5)
+
+
+def test_another_pixel_size_is_resampled_by_area(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": 0.5})
+    tile = open_tile(str(path), size_px=32, mpp=1.0)
+    blocks = pixels.reshape(32, 2, 32, 2, 3).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(tile.pixels, blocks, atol=1)
+
+
+def test_a_resampled_tile_can_be_saved_and_opened_again(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": 0.5})
+    tile = open_tile(str(path), size_px=32, mpp=1.0)
+    assert tile.mpp == 1.0  # that of its pixels now, not of the file's
+    again = save_picture(tmp_path / "b.png", tile.pixels, tile.provenance)
+    np.testing.assert_array_equal(open_tile(str(again), size_px=32, mpp=1.0).pixels, tile.pixels)
+
+
+def test_a_coarser_picture_is_enlarged(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": 2.0})
+    tile = open_tile(str(path), size_px=128, mpp=1.0)
+    np.testing.assert_array_equal(tile.pixels[::2, 1::2], pixels)
+
+
+@pytest.mark.parametrize(("own", "model"), [(0.499, 0.5), (0.5, None), (None, 0.5)])
+def test_nearly_equal_and_unknown_pixel_sizes_change_nothing(
+    tmp_path: Path, pixels: NDArray[np.uint8], own: float | None, model: float | None
+) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": own})
+    tile = open_tile(str(path), size_px=64, mpp=model)
+    np.testing.assert_array_equal(tile.pixels, pixels)
+    assert tile.mpp == own
+
+
+@pytest.mark.parametrize(("own", "refused"), [(4.0, False), (4.2, True), (0.25, False), (0.2, True)])
+def test_pixel_sizes_more_than_four_times_apart_are_refused(
+    tmp_path: Path, pixels: NDArray[np.uint8], own: float, refused: bool
+) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": own})
+    if refused:
+        with pytest.raises(UserError, match="more than can be resampled"):
+            open_tile(str(path), size_px=round(64 * own), mpp=1.0)
+    else:
+        assert open_tile(str(path), size_px=round(64 * own), mpp=1.0).pixels.shape[0] == round(64 * own)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"mpp": "half"},
+        {"mpp": [0.5]},
+        {"mpp": -0.5},
+        {"x": "left", "y": 3},
+        {"x": [1], "y": 3},
+        {"latent_point": [1, 2]},
+        {"latent_point": "z"},
+        {"latent_point": {"values": [0.5]}},
+        {"level0_box": ["a", "b", "c", "d"]},
+        {"slide_digest": 3, "label": {}, "synthetic": "maybe"},
+    ],
+)
+def test_garbled_provenance_ends_in_a_tile_or_one_sentence(
+    tmp_path: Path, pixels: NDArray[np.uint8], provenance: dict[str, Any]
+) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, provenance)
+    try:
+        tile = open_tile(str(path), size_px=64, mpp=0.5)
+    except UserError:
+        return
+    np.testing.assert_array_equal(tile.pixels, pixels)
+    again = save_picture(tmp_path / "b.png", tile.pixels, tile.provenance)
+    assert open_tile(str(again), size_px=64, mpp=0.5).provenance == tile.provenance | {"name": "b"}
+
+
+def test_redrawing_keeps_the_place_and_marks_the_pixels(pixels: NDArray[np.uint8]) -> None:
+    tile = Tile(
+        "a", pixels, mpp=0.5, slide_digest="d", centre=(1, 2), level0_box=(0, 1, 2, 3), label="stroma"
+    )
+    drawn = tile.redrawn(255 - pixels, POINT, "flip")
+    assert drawn.name == "a_flip"
+    assert drawn.synthetic
+    assert drawn.label is None
+    assert (drawn.mpp, drawn.slide_digest, drawn.centre, drawn.level0_box) == (0.5, "d", (1, 2), (0, 1, 2, 3))
+    assert drawn.provenance["model_digest"] == "abcd"
+    assert drawn.provenance["latent_point"] == POINT.to_json()
+    assert not tile.synthetic

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from napari_histolatent.latent import LatentPoint, class_vector, flipped, random_points
+from napari_histolatent.latent.draw import draw
+from napari_histolatent.models.images import to_pixels
+
+if TYPE_CHECKING:
+    from napari_histolatent.models.protocols import Generator
+
+CPU = torch.device("cpu")
+
+
+def points_of(n: int, label: str = "epithelium", seed: int = 0) -> list[LatentPoint]:
+    weights = class_vector(("epithelium", "stroma"), label)
+    return random_points(n, z_dim=4, class_weights=weights, checkpoint_digest="d", seed=seed)
+
+
+@pytest.mark.parametrize("n", [1, 5, 64, 65, 130])
+def test_one_image_a_point(generator: Generator, n: int) -> None:
+    pixels = draw(generator, points_of(n), device=CPU)
+    assert (pixels.shape, pixels.dtype) == ((n, 16, 16, 3), np.uint8)
+
+
+def test_images_are_those_of_a_direct_pass(generator: Generator) -> None:
+    points = [*points_of(40), *points_of(40, "stroma", seed=1)]
+    z = torch.tensor([point.values for point in points])
+    y = torch.tensor([point.class_weights for point in points])
+    expected = to_pixels(generator.synthesize(generator.map(z, y)))
+    # A batch is summed in another order than its halves: one grey value at most.
+    np.testing.assert_allclose(draw(generator, points, device=CPU).astype(int), expected.astype(int), atol=1)
+
+
+def test_each_image_is_that_of_its_point(generator: Generator) -> None:
+    points = points_of(70)
+    together = draw(generator, points, device=CPU)
+    for i in (0, 63, 64, 69):
+        np.testing.assert_allclose(
+            together[i].astype(int), draw(generator, [points[i]], device=CPU)[0], atol=1
+        )
+    assert len({image.tobytes() for image in together}) == 70
+
+
+def test_a_flipped_point_is_another_image(generator: Generator) -> None:
+    (point,) = points_of(1)
+    one, other = draw(generator, [point, flipped(point, "stroma", generator.classes)], device=CPU).astype(int)
+    assert np.abs(one - other).mean() > 2
+
+
+def test_no_gradients_are_kept(generator: Generator) -> None:
+    seen = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(generator, name)
+
+        def synthesize(self, w: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.is_grad_enabled())
+            return generator.synthesize(w)
+
+    draw(Spy(), points_of(1), device=CPU)  # type: ignore[arg-type]
+    assert seen == [False]
