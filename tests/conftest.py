@@ -12,7 +12,17 @@ from napari_histolatent.patches import GridSpec, SlideSource, SplitSpec, extract
 from napari_histolatent.slides import Level, Slide, SlideInfo, write_synthetic_slide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Count a GUI test that is skipped as failed where HISTOLATENT_REQUIRE_GUI is set, as it is in CI."""
+    report = yield
+    if report.skipped and item.get_closest_marker("gui") and os.environ.get("HISTOLATENT_REQUIRE_GUI"):
+        report.outcome = "failed"
+        report.longrepr = f"a GUI test was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,26 +7,49 @@ HISTOLATENT_SCREENSHOTS names the folder for them, HISTOLATENT_GUI_STEPS the ste
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("napari")
-
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
 from napari_histolatent._napari._layers import world_of
 from napari_histolatent._napari._session import session_of
-from napari_histolatent.jobs.demo_slide import shipped_regions
+from napari_histolatent.annotations import write_geojson
+from napari_histolatent.jobs.demo_slide import drawn_regions, shipped_regions
 from napari_histolatent.jobs.follow import stop
 from napari_histolatent.runs import ENDED, Run, known_runs
+from napari_histolatent.slides import write_synthetic_slide
 
 ROOT = Path(__file__).parents[2]
 STEPS = int(os.environ.get("HISTOLATENT_GUI_STEPS", "60"))
 TRAINING_TIMEOUT_MS = 60_000 + STEPS * 250
-EPITHELIUM_XY, STROMA_XY = (1200.5, 1900.5), (1550.5, 2300.5)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slide to drop, its regions, and a point in each class, in level-0 pixels."""
+
+    slide: Path
+    regions: Path
+    mpp: float
+    epithelium: tuple[float, float]
+    stroma: tuple[float, float]
+
+
+@pytest.fixture
+def place(request, tmp_path):
+    """The real slide where the data is, else a drawn one: this test is never skipped."""
+    try:
+        slide = request.getfixturevalue("cmu_slide")
+    except pytest.skip.Exception:
+        slide, regions = tmp_path / "SYNTHETIC.svs", tmp_path / "SYNTHETIC.geojson"
+        write_synthetic_slide(slide)
+        write_geojson(regions, drawn_regions(slide))
+        return Place(slide, regions, 0.5, (500.5, 700.5), (1000.5, 700.5))
+    return Place(slide, shipped_regions(), 0.499, (1200.5, 1900.5), (1550.5, 2300.5))
 
 
 @pytest.fixture
@@ -51,7 +74,11 @@ def drop(viewer, path):
     mime = QMimeData()
     mime.setUrls([QUrl.fromLocalFile(str(path))])
     event = QDropEvent(
-        QPointF(50, 50), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+        QPointF(50, 50),
+        Qt.DropAction.CopyAction,
+        mime,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
     )
     viewer.window._qt_viewer.dropEvent(event)
 
@@ -91,36 +118,38 @@ def train(qtbot, dock, kind_index, steps):
 
 
 @pytest.mark.gui
-def test_the_whole_path_with_the_mouse(window, qtbot, cmu_slide, tmp_path, screenshots):
+def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screenshots):
     viewer, left = window, Qt.MouseButton.LeftButton
 
-    drop(viewer, cmu_slide)
+    drop(viewer, place.slide)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
     slide_layer = viewer.layers[0]
     assert slide_layer.multiscale
     assert slide_layer.rgb
-    assert np.allclose(slide_layer.scale, 0.499)
+    assert np.allclose(slide_layer.scale, place.mpp)
     assert {str(unit) for unit in slide_layer.units} == {"micrometer"}
 
     patches = open_dock(viewer, "Patches")
-    patches.regions_picker.edit.setText(str(shipped_regions()))
+    patches.regions_picker.edit.setText(str(place.regions))
     qtbot.keyClick(patches.regions_picker.edit, Qt.Key.Key_Return)
-    qtbot.waitUntil(lambda: "3 epithelium" in patches.regions_note.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: " epithelium" in patches.regions_note.text(), timeout=20_000)
     viewer.reset_view()
     qtbot.wait(200)
 
     qtbot.mouseClick(patches.pick_button, left)
-    for count, (place, label) in enumerate(((EPITHELIUM_XY, "epithelium"), (STROMA_XY, "stroma")), start=1):
-        click_on_slide(qtbot, viewer, place)
+    for count, label in enumerate(("epithelium", "stroma"), start=1):
+        click_on_slide(qtbot, viewer, getattr(place, label))
         qtbot.waitUntil(lambda count=count: patches.tray.count() == count, timeout=20_000)
         assert patches.tray.item(count - 1).text() == label
     qtbot.mouseClick(patches.pick_button, left)
-    click_on_slide(qtbot, viewer, STROMA_XY)
+    click_on_slide(qtbot, viewer, place.stroma)
     qtbot.wait(300)
     assert patches.tray.count() == 2, "picking is switched off"
     picked = session_of(viewer).tray[0]
     x, y = (int(v) for v in picked.level0_box[:2])
-    assert abs(x + 32 - EPITHELIUM_XY[0]) < 8, "the patch is the one under the click, within a canvas pixel"
+    assert abs(x + 32 - place.epithelium[0]) < 8, (
+        "the patch is the one under the click, within a canvas pixel"
+    )
     exact = session_of(viewer).slide().read_region((x, y), size_px=(64, 64), level=0)
     assert np.array_equal(picked.pixels, exact)
 
@@ -149,7 +178,7 @@ def test_the_whole_path_with_the_mouse(window, qtbot, cmu_slide, tmp_path, scree
     qtbot.waitUntil(lambda: "Draws epithelium, stroma" in editor.models_note.text(), timeout=60_000)
     assert "no classifier" not in editor.models_note.text()
     qtbot.mouseClick(editor.pick_button, left)
-    click_on_slide(qtbot, viewer, EPITHELIUM_XY)
+    click_on_slide(qtbot, viewer, place.epithelium)
     qtbot.waitUntil(editor.search_button.isEnabled, timeout=20_000)
     qtbot.mouseClick(editor.pick_button, left)
     qtbot.waitUntil(lambda: any("Grad-CAM tile" in layer.name for layer in viewer.layers), timeout=20_000)
@@ -165,10 +194,15 @@ def test_the_whole_path_with_the_mouse(window, qtbot, cmu_slide, tmp_path, scree
     assert np.abs(flipped.astype(int) - before).mean() > 1, "the flip changes the image"
     editor.slider.setFocus()
     qtbot.keyClick(editor.slider._slider, Qt.Key.Key_Left)
-    assert 0 < np.abs(synthetic.data.astype(int) - flipped).mean() < np.abs(flipped.astype(int) - before).mean()
+    assert (
+        0 < np.abs(synthetic.data.astype(int) - flipped).mean() < np.abs(flipped.astype(int) - before).mean()
+    )
     qtbot.mouseClick(editor.flip_button, left)
 
-    tile_of = {name: next(v for v in viewer.layers if v.name.startswith(name)) for name in ("SYNTHETIC edit", "Grad-CAM edit")}
+    tile_of = {
+        name: next(v for v in viewer.layers if v.name.startswith(name))
+        for name in ("SYNTHETIC edit", "Grad-CAM edit")
+    }
     for layer in tile_of.values():
         corner = layer.data_to_world((-0.5, -0.5))
         assert np.allclose(slide_layer.world_to_data(corner)[-2:], np.array([y, x]) - 0.5, atol=12)

@@ -75,7 +75,7 @@ def _default(folder: Path) -> DemoInput:
         slide = folder / "SYNTHETIC-slide.tif"
         regions = folder / "SYNTHETIC-slide.geojson"
         write_synthetic_slide(slide)
-        write_geojson(regions, _drawn_regions(slide))
+        write_geojson(regions, drawn_regions(slide))
         reason = f"{type(error).__name__}"
         return DemoInput(
             slide,
@@ -99,7 +99,8 @@ def _downloaded() -> Path:
     return Path(path)
 
 
-def _drawn_regions(slide: Path) -> Annotations:
+def drawn_regions(slide: Path) -> Annotations:
+    """Return the regions of a slide that the program drew."""
     with open_slide(slide) as opened:
         width, height = opened.info.width_px, opened.info.height_px
 

@@ -103,22 +103,25 @@ def _best_split(
     labels: NDArray[np.int64],
     spec: SplitSpec,
 ) -> NDArray[np.int64]:
-    """Return the patches' splits: of many seeded draws for the groups, the one nearest the asked shares per class.
+    """Return the patches' splits: the best of many seeded draws for the groups.
 
-    `split_of` turns the groups' splits into the patches'. A class missing from train is worst, from another split
+    Best is near the asked shares of each class, with few patches lost between two splits. `split_of` turns the groups' splits into the patches'. A class missing from train is worst, from another split
     worse than any imbalance.
     """
     n_classes = int(labels.max(initial=0)) + 1
     counts = np.bincount(labels, minlength=n_classes)
-    wanted = np.array(spec.fractions)[:, None] * counts
+    wanted = np.array(spec.fractions)[:, None]
+    present = counts > 0
     rng = np.random.default_rng(spec.seed)
     best, best_error = np.zeros(len(labels), np.int64), np.inf
     for _ in range(_TRIES):
         split = split_of(rng.choice(3, n_groups, p=spec.fractions))
         got = np.stack([np.bincount(labels[split == i], minlength=n_classes) for i in range(3)])
-        missing = ((got == 0) & (wanted > 0)).sum(axis=1)
-        imbalance = (np.abs(got - wanted) / np.maximum(counts, 1)).sum()
-        error = float(imbalance + 10 * missing.sum() + 1000 * missing[0])
+        kept = got.sum(axis=0)
+        missing = ((got == 0) & (wanted > 0) & present).sum(axis=1)
+        imbalance = np.abs(got / np.maximum(kept, 1) - wanted)[:, present].sum()
+        lost = (1 - kept / np.maximum(counts, 1))[present].sum()
+        error = float(imbalance + lost + 10 * missing.sum() + 1000 * missing[0])
         if error < best_error:
             best, best_error = split, error
     return best
