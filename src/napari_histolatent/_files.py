@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from hashlib import sha256
@@ -12,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import platformdirs
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def _temporary_beside(path: Path) -> Path:
-    # The process id tells a later run whose leftover this is; the rest keeps threads apart.
+    # The process id tells whose it is, and whether it was left over; the rest keeps threads apart.
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
 
 
@@ -26,17 +29,40 @@ def _temporary_beside(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, else it is removed.
 
-    Works for a file, and for a folder as long as `path` does not exist yet.
+    Works for a file, and for a folder as long as `path` does not exist yet. What is there afterwards is on the
+    disk itself, also after a power cut.
     """
+    _remove_leftovers(path)
     temporary = _temporary_beside(path)
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a killed process began to write here."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = left.name.removeprefix(f".{path.name}.").split("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _remove(left)
+
+
+def _flush(path: Path) -> None:
+    """Have the system put a file, or the files directly in a folder, onto the disk."""
+    for file in path.iterdir() if path.is_dir() else (path,):
+        if file.is_file():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,3 +94,8 @@ def data_folder() -> Path:
     """Return the folder for what the program keeps between sessions (HISTOLATENT_DATA_DIR overrides it)."""
     chosen = os.environ.get("HISTOLATENT_DATA_DIR")
     return Path(chosen) if chosen else platformdirs.user_data_path("napari-histolatent", appauthor=False)
+
+
+def file_name_of(text: str) -> str:
+    """Return a text (a class name, a tile's name) as a file name that every system takes, within its folder."""
+    return re.sub(r"[^\w.+~-]+", "_", text).strip("._")[:100] or "unnamed"

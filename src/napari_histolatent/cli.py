@@ -10,16 +10,17 @@ import json
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Never
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import napari_histolatent
+from napari_histolatent._files import digest_of_file, file_name_of, replacing
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ app.add_typer(dataset_app, name="dataset")
 app.add_typer(classifier_app, name="classifier")
 
 _messages = Console(stderr=True)
+
+# typer carries a click of its own, and which one differs from version to version.
+_ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 SlideArgument = Annotated[Path, typer.Argument(help="A slide file.", metavar="SLIDE")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
@@ -68,6 +72,11 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; th
 
 def main() -> Never:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a class name the terminal cannot show is no reason to fail
     sys.exit(run_command(sys.argv[1:]))
 
 
@@ -81,10 +90,10 @@ def run_command(arguments: Sequence[str]) -> int:
     except UserError as error:
         _messages.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         return 2
-    except click.ClickException as error:
+    except _ClickError as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         _messages.print("Interrupted.")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
@@ -146,7 +155,9 @@ def demo(
             )
     except KeyboardInterrupt:
         _messages.print(
-            f"Stopped; run the same command again to go on where it was (everything is in {out})."
+            f"Stopped; run the same command again to go on where it was (everything is in {out}).",
+            markup=False,
+            soft_wrap=True,
         )
         raise
     report = result.to_json()
@@ -201,7 +212,7 @@ def region(
 
     Example: histolatent region slide.svs --xy 1000 2000 --size 512 512 --mpp 0.5 --out region.png
     """
-    from napari_histolatent.jobs.pictures import save_picture
+    from napari_histolatent._pictures import save_picture
     from napari_histolatent.slides import open_slide
 
     level, mpp = _resolution(level, mpp, mag)
@@ -411,6 +422,9 @@ def stop(run: RunArgument, as_json: JsonOption = False) -> None:
     if status.state not in (*ENDED, "new"):
         status = ask_to_stop(opened)
     _report_run(opened, status, as_json)
+    if status.state not in (*ENDED, "new"):
+        msg = f"The run {run} has not stopped yet; it will after its current step: ask again with `histolatent runs`."
+        raise UserError(msg)
 
 
 @app.command()
@@ -454,7 +468,13 @@ def sample(
     generator = load_generator(run, device=device)
     tiles = edits.sample_tiles(generator, n, label=label, seed=seed)
     files = [_save_tile(out, tile) for tile in tiles]
-    facts = {"files": files, "model_digest": generator.checkpoint.digest, "seed": seed}
+    digest = generator.checkpoint.digest
+    facts = {
+        "files": files,
+        "digests": [digest_of_file(Path(file)) for file in files],
+        "model_digest": digest,
+        "seed": seed,
+    }
     _report(facts, as_json, [f"{n} SYNTHETIC images in {out}"])
 
 
@@ -530,7 +550,7 @@ def invert(
         )
         reports.append(
             {
-                "image": search.tile.name,
+                "image": search.tile.source,
                 "label": generator.checkpoint.classes[
                     max(range(len(point.class_weights)), key=point.class_weights.__getitem__)
                 ],
@@ -542,7 +562,10 @@ def invert(
                 "probability_real": real,
                 "probability_reconstruction": drawn,
                 "verdict": None,
-                "files": [_save_tile(out, search.tile), _save_tile(out, search.reconstruction)],
+                "files": [
+                    _save_tile(out, replace(search.tile, name=f"{search.tile.name}_tile"), images),
+                    _save_tile(out, search.reconstruction, images),
+                ],
             }
         )
     lines = [
@@ -572,10 +595,14 @@ def flip(
     Example: histolatent flip run found/tile_reconstruction.png --to stroma --out flipped
     """
     from napari_histolatent.jobs import edits
+    from napari_histolatent.latent import class_vector
     from napari_histolatent.training.load import load_classifier, load_generator
 
     generator = load_generator(run, device=device)
     judge = load_classifier(classifier, device=device) if classifier else None
+    class_vector(generator.checkpoint.classes, to)  # a wrong name is told before any search
+    if judge:
+        edits.require_same_classes(generator, judge)
     tiles, failed = _open_tiles(generator.checkpoint, images, slide_mpp)
     reports = []
     for tile in _with_points(generator, tiles, seed):
@@ -583,14 +610,15 @@ def flip(
         chances = edits.probabilities_of(judge, [tile, flipped]) if judge else [None, None]
         reports.append(
             {
-                "image": tile.name,
-                "file": _save_tile(out, flipped),
+                "image": tile.source,
+                "file": _save_tile(out, flipped, images),
                 "probability_before": chances[0],
                 "probability_after": chances[1],
             }
         )
     lines = [f"{v['image']} as {to}: {v['file']} (SYNTHETIC)" for v in reports]
-    _report({"images": reports, "to": to, "failed": failed}, as_json, lines)
+    files = [v["file"] for v in reports]
+    _report({"files": files, "images": reports, "to": to, "failed": failed}, as_json, lines)
     if failed:
         raise typer.Exit(3)
 
@@ -612,8 +640,8 @@ def interpolate(
 
     Example: histolatent interpolate run a_reconstruction.png b_reconstruction.png --frames 9 --out between
     """
+    from napari_histolatent._pictures import marked, save_picture, strip
     from napari_histolatent.jobs import edits
-    from napari_histolatent.jobs.pictures import save_picture, strip
     from napari_histolatent.training.load import load_classifier, load_generator
 
     generator = load_generator(run, device=device)
@@ -623,14 +651,10 @@ def interpolate(
         raise UserError(failed[0])
     first, last = _with_points(generator, tiles, seed)
     drawn = edits.interpolate_tiles(generator, first, last, frames=frames)
-    files = [_save_tile(out, tile) for tile in drawn]
-    provenance = {
-        "synthetic": True,
-        "model_digest": generator.checkpoint.digest,
-        "from": first.name,
-        "to": last.name,
-    }
-    all_in_one = save_picture(out / "strip.png", strip([tile.pixels for tile in drawn]), provenance)
+    files = [_save_tile(out, tile, [a, b]) for tile in drawn]
+    provenance = drawn[0].provenance | {"from": first.source, "to": last.source}
+    figure = marked(strip([tile.pixels for tile in drawn]))
+    all_in_one = save_picture(out / f"{file_name_of(first.name)}_strip.png", figure, provenance)
     chances = edits.probabilities_of(judge, drawn) if judge else None
     _report(
         {"files": files, "strip": str(all_in_one), "probabilities": chances},
@@ -657,24 +681,21 @@ def gradcam(
     """
     import tifffile
 
-    from napari_histolatent._files import replacing
+    from napari_histolatent._pictures import marked, save_picture
     from napari_histolatent.errors import writing_to
     from napari_histolatent.explain import overlaid
     from napari_histolatent.jobs import edits
-    from napari_histolatent.jobs.pictures import save_picture
     from napari_histolatent.training.load import load_classifier
 
     judge = load_classifier(classifier, device=device)
     tiles, failed = _open_tiles(judge.checkpoint, images, slide_mpp)
     reports = []
     for tile, heatmap in zip(tiles, edits.heatmaps_of(judge, tiles, target=target), strict=True):
-        facts = heatmap.to_json() | {"image": tile.name, "classifier_digest": judge.checkpoint.digest}
-        overlay = save_picture(
-            out / f"{tile.name}_gradcam.png",
-            overlaid(tile.pixels, heatmap),
-            tile.provenance | {"heatmap": facts},
-        )
-        raw = out / f"{tile.name}_gradcam.tif"
+        facts = edits.heatmap_report(judge, tile, heatmap)
+        overlay = _unlike(out / f"{file_name_of(tile.name)}_gradcam.png", images)
+        figure = overlaid(tile.pixels, heatmap)
+        save_picture(overlay, marked(figure) if tile.synthetic else figure, facts)
+        raw = out / f"{file_name_of(tile.name)}_gradcam.tif"
         with writing_to(out), replacing(raw) as temporary:
             tifffile.imwrite(temporary, heatmap.values, description=json.dumps(facts))
         reports.append(facts | {"files": [str(overlay), str(raw)]})
@@ -706,14 +727,17 @@ def _open_tiles(
     """Return the tiles that could be opened, and a sentence for each that could not; all failing is an error."""
     from napari_histolatent.jobs.tiles import open_tile
 
-    tiles, failed = [], []
+    tiles: list[Tile] = []
+    failed: list[str] = []
     for image in images:
         try:
-            tiles.append(
-                open_tile(image, size_px=checkpoint.size_px, mpp=checkpoint.mpp, slide_mpp=slide_mpp)
-            )
+            tile = open_tile(image, size_px=checkpoint.size_px, mpp=checkpoint.mpp, slide_mpp=slide_mpp)
         except UserError as error:
             failed.append(str(error))
+            continue
+        # Files are named after their tile: two pictures of one name must not become one.
+        same = sum(other.name.rpartition("~")[0] == tile.name or other.name == tile.name for other in tiles)
+        tiles.append(replace(tile, name=f"{tile.name}~{same + 1}") if same else tile)
     if not tiles:
         raise UserError(failed[0])
     for sentence in failed:
@@ -725,10 +749,9 @@ def _with_points(generator: Any, tiles: Sequence[Tile], seed: int) -> list[Tile]
     """Return the tiles as their generator draws them: a tile without a point of this generator is searched."""
     from napari_histolatent.jobs import edits
 
-    digest = generator.checkpoint.digest
     ready = []
     for tile in tiles:
-        if tile.point is not None and tile.point.checkpoint_digest == digest:
+        if edits.has_point_of(generator, tile):
             ready.append(tile)
         else:
             (search,) = edits.reverse_search(generator, [tile], seed=seed)
@@ -737,10 +760,19 @@ def _with_points(generator: Any, tiles: Sequence[Tile], seed: int) -> list[Tile]
     return ready
 
 
-def _save_tile(folder: Path, tile: Tile) -> str:
-    from napari_histolatent.jobs.pictures import save_picture
+def _save_tile(folder: Path, tile: Tile, inputs: Sequence[str] = ()) -> str:
+    from napari_histolatent._pictures import save_picture
 
-    return str(save_picture(folder / f"{tile.name}.png", tile.pixels, tile.provenance))
+    path = _unlike(folder / f"{file_name_of(tile.name)}.png", inputs)
+    return str(save_picture(path, tile.pixels, tile.provenance))
+
+
+def _unlike(path: Path, inputs: Sequence[str]) -> Path:
+    """Return the path, unless it is one of the files that were given: those are never written over."""
+    if any(Path(name).exists() and Path(name).resolve() == path.resolve() for name in inputs):
+        msg = f"{path} is one of the images given, and would be written over; choose another --out."
+        raise UserError(msg)
+    return path
 
 
 def _launch_and_follow(run: Run, *, detach: bool, as_json: bool, again: bool = False) -> None:

@@ -46,7 +46,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     Raises
     ------
     UserError
-        If the folder is read-only, the disk is full, or the path is not a folder.
+        With the reason: read-only, disk full, something in the way, gone, or what the system said.
     """
     try:
         yield
@@ -57,7 +57,11 @@ def writing_to(folder: Path) -> Iterator[None]:
             reason, remedy = "the disk is full", "free some space or choose another output folder"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST):
             reason, remedy = "a file is in the way", "choose another output folder"
+        elif error.errno in (errno.EISDIR, errno.ENOTEMPTY):
+            reason, remedy = "a folder is in the way", "choose another name"
+        elif error.errno == errno.ENOENT:
+            reason, remedy = "it is gone", "check that the disk is there, or choose another output folder"
         else:
-            raise
-        msg = f"Cannot write to {folder}: {reason} ({error.strerror}); {remedy}."
+            reason, remedy = "the system refused", "choose another output folder"
+        msg = f"Cannot write to {folder}: {reason} ({error.strerror or error}); {remedy}."
         raise UserError(msg) from error

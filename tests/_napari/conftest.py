@@ -73,7 +73,9 @@ def errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from napari.utils.notifications import notification_manager
 
     shown: list[str] = []
-    monkeypatch.setattr(notification_manager, "dispatch", lambda notification: shown.append(notification.message))
+    monkeypatch.setattr(
+        notification_manager, "dispatch", lambda notification: shown.append(notification.message)
+    )
     return shown
 
 
@@ -111,7 +113,18 @@ def noise() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on two threads that share their cores with others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Trained:
     """Two finished runs; read them, do not change them."""
     below = tmp_path_factory.mktemp("trained")
     for name, config in (("gan", GAN), ("classifier", CLASSIFIER)):
@@ -129,12 +142,18 @@ def listed(trained: Trained) -> Trained:
 
 
 @pytest.fixture
-def delete(qtbot: Any) -> Callable[[Any], None]:
-    """A function that destroys a widget as napari does when its dock is closed."""
+def end_dock(qtbot: Any) -> Callable[[Any, str], None]:
+    """A function that ends a dock's widget: `how` is "x" (its dock is closed) or "window" (the window is)."""
+    from qtpy.QtWidgets import QDockWidget
 
-    def destroy(widget: Any) -> None:
-        with qtbot.waitSignal(widget.destroyed):
-            widget.deleteLater()
+    def end(widget: Any, how: str) -> None:
+        dock = QDockWidget()
+        dock.setWidget(widget)
+        if how == "x":  # what napari's Window.remove_dock_widget does
+            dock.widget().setParent(None)
+        with qtbot.waitSignal(dock.destroyed):
+            dock.deleteLater()
+        qtbot.wait(10)
         gc.collect()
 
-    return destroy
+    return end

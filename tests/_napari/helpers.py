@@ -26,6 +26,7 @@ def click(
 
     def event(kind: str, x: float, y: float) -> Any:
         values = {"type": kind, "button": button, "pos": (100 + x, 80 + y), "position": tuple(world)}
+        values["modifiers"] = ()
         return ReadOnlyWrapper(SimpleNamespace(is_dragging=True, **values))
 
     mouse_press_callbacks(viewer, event("mouse_press", 0, 0))

@@ -11,21 +11,19 @@ from napari_histolatent._napari._layers import KEY, slide_layer, tile_layer
 from napari_histolatent._napari._session import session_of
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.jobs.tiles import Tile, cut_tile
-from napari_histolatent.slides import open_slide
+from napari_histolatent.slides import open_slide, write_synthetic_slide
 from tests._napari.helpers import add
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from napari_histolatent.slides import Slide
 
 
 @pytest.fixture
-def other_slide(tiny_slide: Path, tmp_path: Path) -> Iterator[Slide]:
+def other_slide(tmp_path: Path) -> Iterator[Slide]:
     """A second slide with pixels of its own."""
-    from napari_histolatent.slides import write_synthetic_slide
-
     write_synthetic_slide(tmp_path / "other.tiff", size_px=(512, 512), seed=1)
     with open_slide(tmp_path / "other.tiff") as opened:
         yield opened
@@ -86,7 +84,12 @@ def test_the_slide_is_the_selected_one_else_the_topmost(
     below = add(viewer, slide_layer(slide))
     above = add(viewer, slide_layer(other_slide))
     shapes = viewer.add_shapes()
-    for active, expected in ((below, slide), (above, other_slide), (shapes, other_slide), (None, other_slide)):
+    for active, expected in (
+        (below, slide),
+        (above, other_slide),
+        (shapes, other_slide),
+        (None, other_slide),
+    ):
         viewer.layers.selection.active = active
         assert session.slide() is expected
     viewer.layers.selection = {below, above}  # none of them is the active one

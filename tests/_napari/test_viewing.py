@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_levels_get_smaller_until_one_fits_in_memory(
     levels = levels_of(slide)
     assert len(levels) >= 2, "napari takes a picture for multiscale from two levels on"
     assert levels[0].shape == (*size, 3)
-    for finer, coarser in zip(levels, levels[1:], strict=False):
+    for finer, coarser in pairwise(levels):
         assert np.prod(coarser.shape) < np.prod(finer.shape)
         assert all(a >= b for a, b in zip(finer.shape, coarser.shape, strict=True))
     assert all(isinstance(level, LevelArray) for level in levels[:-1])
@@ -181,7 +182,7 @@ def test_napari_takes_the_pyramid_and_reads_only_what_it_shows(
     assert layer.multiscale
     assert layer.rgb
     assert [tuple(v) for v in layer.level_shapes] == [(2400, 3200), (1200, 1600), (600, 800)]
-    assert layer.extent.data.tolist() == [[-0.5, -0.5], [2399.5, 3199.5]]
+    assert layer.extent.data.tolist() == [[0, 0], [2399, 3199]], "from the first pixel's middle to the last's"
     assert layer.thumbnail.any()
     assert layer.get_value((100, 100)) is not None
     assert max(read, default=0) < 2400 * 3200, "a level was read whole"

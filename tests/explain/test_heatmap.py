@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_histolatent.explain import Heatmap, colored, overlaid
-from napari_histolatent.explain.heatmap import shared_maximum
+from napari_histolatent.explain.heatmap import shared_maximum, translucent
 
 DARKEST, BRIGHTEST = (20, 20, 90), (255, 250, 180)
 
@@ -54,6 +54,24 @@ def test_what_is_beyond_the_scale_is_brightest() -> None:
 @pytest.mark.parametrize("maximum", [None, 0.0, 5.0])
 def test_a_map_of_nothing_is_dark_all_over(maximum: float | None) -> None:
     assert (colored(heatmap(np.zeros((4, 5))), maximum=maximum) == DARKEST).all()
+
+
+def test_a_translucent_map_is_clear_where_there_is_nothing() -> None:
+    shown = heatmap([[0, 1, 2, 4]])
+    layer = translucent(shown)
+    assert (layer.shape, layer.dtype) == ((1, 4, 4), np.uint8)
+    np.testing.assert_array_equal(layer[..., :3], colored(shown))
+    assert layer[0, :, 3].tolist() == [0, 64, 128, 255]
+
+
+def test_a_translucent_map_keeps_the_shared_scale() -> None:
+    layer = translucent(heatmap([[0.0, 1.0, 9.0]]), maximum=5)
+    np.testing.assert_array_equal(layer[..., :3], colored(heatmap([[0.0, 1.0, 9.0]]), maximum=5))
+    assert layer[0, :, 3].tolist() == [0, 51, 255]
+
+
+def test_a_translucent_map_of_nothing_is_clear_all_over() -> None:
+    assert (translucent(heatmap(np.zeros((4, 5))))[..., 3] == 0).all()
 
 
 @pytest.mark.parametrize(("opacity", "share"), [(0.0, 0), (0.25, 0.25), (1.0, 1)])

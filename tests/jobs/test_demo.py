@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from napari_histolatent.errors import RunError, UserError
 from napari_histolatent.jobs import demo as demo_module
+from napari_histolatent.jobs import edits
 from napari_histolatent.jobs import follow as follow_module
 from napari_histolatent.jobs.demo import DemoResult, run_demo
 from napari_histolatent.runs import Run, RunStatus
@@ -24,7 +26,7 @@ from tests.runs.processes import end_processes_below
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-STEPS = 400
+STEPS = 200
 """Enough that a stop comes in before the end."""
 TITLES = [
     "open the slide and its regions",
@@ -98,6 +100,7 @@ def _small_and_watched() -> Iterator[None]:
         patch.setattr(demo_module, "preset", lambda _: GAN.with_changes(steps=STEPS, checkpoint_every=STEPS))
         config = partial(CLASSIFIER.with_changes)
         patch.setattr(demo_module, "ClassifierConfig", lambda **options: config(**options))
+        patch.setattr(edits, "reverse_search", partial(edits.reverse_search, steps=60))
         patch.setattr(follow_module, "_POLL_SECONDS", 0.02)
         yield
 
@@ -205,6 +208,11 @@ def test_what_was_drawn_is_marked_in_every_file(story: Story) -> None:
     scanned = {"overview", "patches", "real", "other", "gradcam_real"}
     assert {name for name, value in synthetic.items() if value} == drawn
     assert {name for name, value in synthetic.items() if not value} == scanned
+    for name in synthetic:
+        with Image.open(story.out / "figures" / f"{name}.png") as image:
+            corner = np.asarray(image.convert("RGB"))[-20:, :20]
+        # The word stands on a dark ground in the lower left corner.
+        assert ((corner < 80).all(axis=2).mean() > 0.2) == (name in drawn), name
     tiles = list((story.out / "tiles").glob("*.png"))
     frames = [tile for tile in tiles if "_frame_" in tile.name]
     assert len(frames) == 9

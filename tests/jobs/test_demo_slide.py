@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pooch
@@ -9,8 +10,9 @@ import requests
 
 from napari_histolatent.annotations import check_annotations, read_annotations
 from napari_histolatent.errors import SlideError, UserError
+from napari_histolatent.jobs import demo_slide
 from napari_histolatent.jobs.demo_slide import demo_input, shipped_regions
-from napari_histolatent.slides import open_slide
+from napari_histolatent.slides import open_slide, write_synthetic_slide
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +37,9 @@ def test_without_the_network_a_slide_is_drawn_and_said_to_be(
         raise error
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
+    monkeypatch.setattr(
+        demo_slide, "write_synthetic_slide", partial(write_synthetic_slide, size_px=(600, 480))
+    )
     source = demo_input(None, None, tmp_path / "out")
     assert asked == ["https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio/CMU-1-Small-Region.svs"]
     assert "SYNTHETIC" in source.description

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from napari_histolatent.errors import SlideError, UserError
-from napari_histolatent.jobs.pictures import save_picture
+from napari_histolatent._pictures import save_picture
 from napari_histolatent.jobs.tiles import Tile, cut_tile, open_tile
 from napari_histolatent.latent import LatentPoint
 from napari_histolatent.slides import open_slide

@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ import pytest
 
 from napari_histolatent.errors import RunError
 from napari_histolatent.jobs.follow import follow, new_training, resume, stop
-from napari_histolatent.runs import Run, RunStatus, launch
+from napari_histolatent.runs import launch
 from napari_histolatent.training.checkpoint import latest_checkpoint
 from tests.runs.processes import (
     CONFIG,
@@ -33,14 +31,8 @@ from tests.runs.processes import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-PARENT = """
-import sys
-from napari_histolatent.jobs.follow import follow
-from napari_histolatent.runs import Run, launch
-run = Run(sys.argv[1])
-launch(run)
-follow(run)
-"""
+    from napari_histolatent.runs import Run, RunStatus
+    from tests.runs.conftest import Reference
 
 
 def no_zombies() -> bool:
@@ -55,17 +47,24 @@ def kinds_of(run: Run) -> list[str]:
 # Going on, to the end
 
 
-def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: RunStatus) -> None:
-    assert (reference.state, reference.step, reference.steps) == ("finished", CONFIG.steps, CONFIG.steps)
-    assert set(reference.losses) == {"discriminator", "generator"}
-    assert reference.data["checkpoint"] == f"checkpoints/step-{CONFIG.steps:08d}"
-    assert reference.data["sample"] == f"samples/step-{CONFIG.steps:08d}.png"
-    assert reference.data["device"] == "cpu"
-    assert reference.message == ""
+def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: Reference) -> None:
+    status = reference.status
+    assert (status.state, status.step, status.steps) == ("finished", CONFIG.steps, CONFIG.steps)
+    assert set(status.losses) == {"discriminator", "generator"}
+    assert status.data["checkpoint"] == f"checkpoints/step-{CONFIG.steps:08d}"
+    assert status.data["sample"] == f"samples/step-{CONFIG.steps:08d}.png"
+    assert status.data["device"] == "cpu"
+    assert status.message == ""
+
+
+def test_a_run_outlives_the_process_that_launched_it(reference: Reference) -> None:
+    assert reference.own_session
+    assert reference.events_at_death < CONFIG.steps
+    assert (reference.status.state, reference.status.step) == ("finished", CONFIG.steps)
 
 
 def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
-    tiny_dataset: Path, folder: Path, reference: RunStatus
+    tiny_dataset: Path, folder: Path, reference: Reference
 ) -> None:
     run = new_training(tiny_dataset, folder / "run", CONFIG)
     pid = launch(run)
@@ -88,7 +87,7 @@ def test_stop_keeps_a_checkpoint_and_resume_ends_where_it_would_have(
     steps: list[int] = []
     status = follow(run, offset=offset, on_event=lambda event: steps.append(event.step))
     assert (status.state, status.step, status.steps) == ("finished", CONFIG.steps, CONFIG.steps)
-    assert status.data["digest"] == reference.data["digest"]
+    assert status.data["digest"] == reference.status.data["digest"]
     assert steps[0] == stopped.step  # from the checkpoint, not from the start
     assert steps[-1] == CONFIG.steps
     with pytest.raises(RunError, match="has finished; there is nothing to resume"):
@@ -148,15 +147,15 @@ def kill_at(run: Run, pid: int, events: int, delay: float) -> None:
     assert killed.step < CONFIG.steps
 
 
-def expect_same_end(run: Run, status: RunStatus, reference: RunStatus) -> None:
+def expect_same_end(run: Run, status: RunStatus, reference: Reference) -> None:
     assert status.state == "finished", run.log_file.read_text()
     assert (status.step, status.steps) == (CONFIG.steps, CONFIG.steps)
     assert latest_checkpoint(run.checkpoints_folder).step == CONFIG.steps
-    assert status.data["digest"] == reference.data["digest"]
+    assert status.data["digest"] == reference.status.data["digest"]
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_the_same_end(
-    tiny_dataset: Path, folder: Path, reference: RunStatus
+    tiny_dataset: Path, folder: Path, reference: Reference
 ) -> None:
     run = new_training(tiny_dataset, folder / "run", CONFIG)
     for i, (events, delay) in enumerate(moments(seed=1, n=3)):
@@ -174,29 +173,11 @@ def launched_again(run: Run) -> int:
 @pytest.mark.usefixtures("by_hand")
 @pytest.mark.parametrize(("events", "delay"), moments(seed=2, n=20))
 def test_a_killed_run_comes_to_the_same_end(
-    tiny_dataset: Path, folder: Path, reference: RunStatus, events: int, delay: float
+    tiny_dataset: Path, folder: Path, reference: Reference, events: int, delay: float
 ) -> None:
     run = new_training(tiny_dataset, folder / "run", CONFIG)
     kill_at(run, launch(run), events, delay)
     expect_same_end(run, follow(run, offset=resume(run)), reference)
-
-
-def test_a_run_outlives_the_process_that_launched_it(tiny_dataset: Path, folder: Path) -> None:
-    run = new_training(tiny_dataset, folder / "run", CONFIG)
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(run.path)], start_new_session=True)
-    try:
-        wait_for_kind(run, "started")
-        (child,) = psutil.Process(parent.pid).children()
-        assert os.getsid(child.pid) == child.pid != os.getsid(parent.pid)
-        assert os.getpgid(child.pid) != os.getpgid(parent.pid)
-        os.killpg(parent.pid, signal.SIGKILL)  # the whole group, as a closed terminal would
-    finally:
-        parent.kill()
-        parent.wait()
-    died_at = len(run.events()[0])
-    status = wait_for_end(run)
-    assert (status.state, status.step) == ("finished", CONFIG.steps)
-    assert len(run.events()[0]) > died_at
 
 
 # Failing

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -348,22 +348,34 @@ def test_an_error_inside_passes_and_lets_go(run: Run) -> None:
         assert run.is_alive()
 
 
-def test_two_launches_at_once_leave_the_one_that_runs_as_the_owner(
+def test_of_two_launches_at_once_one_works_and_is_the_owner(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "holder.py").write_text(HOLDER)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     monkeypatch.setattr(launching, "_JOBS_MODULE", "holder")
-    first = launch(run)
+    popen = subprocess.Popen
+
+    def slow(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        time.sleep(0.5)  # both have looked whether anybody works on the run by then
+        return popen(*arguments, **options)
+
+    def try_to_launch(_: int) -> int | None:
+        try:
+            return launch(Run(run.path))
+        except RunError:  # to refuse is as good as a process that finds the run in use
+            return None
+
+    monkeypatch.setattr(launching.subprocess, "Popen", slow)
+    with ThreadPoolExecutor(2) as pool:
+        pids = [pid for pid in pool.map(try_to_launch, range(2)) if pid]
     wait_for_kind(run, "started")
-    with monkeypatch.context() as patch:
-        # The second looked before the first had written its name down.
-        patch.setattr(Run, "is_alive", lambda *a, **k: False)
-        with contextlib.suppress(RunError):  # to refuse is as good
-            wait_for_exit(launch(run))
-    try:
-        assert psutil.pid_exists(first)
-        assert run.status().state == "running"
-    finally:
-        run.request_stop()
-        wait_for_exit(first)
+    owner = json.loads((run.path / "owner.json").read_text())["pid"]
+    assert owner in pids
+    for pid in set(pids) - {owner}:
+        wait_for_exit(pid)
+    assert run.status().state == "running"
+    assert [event.kind for event in run.events()[0]] == ["started"]
+    run.request_stop()
+    wait_for_exit(owner)
+    assert run.status().state == "stopped"

@@ -128,7 +128,7 @@ def _geometry(feature: Any) -> BaseGeometry:
         msg = f"geometry of type {kind!r} is not one of {', '.join(sorted(_GEOMETRIES))}"
         raise ValueError(msg)
     with np.errstate(invalid="ignore"):
-        parsed = shape(geometry)
+        parsed = shapely.force_2d(shape(geometry))
     if parsed.is_empty and not isinstance(parsed, (Polygon, MultiPolygon)):
         msg = "it lies nowhere"
         raise ValueError(msg)

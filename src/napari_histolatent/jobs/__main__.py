@@ -31,20 +31,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _work(run: Run) -> int:
-    step = run.status().step
     try:
         if run.kind not in KINDS:
             msg = f"{run.path} is a run of the kind {run.kind!r}, which this version does not know; update napari-histolatent."
             raise RunError(msg)
         KINDS[run.kind](run)
     except UserError as error:
-        run.append(RunEvent("failed", step=step, message=str(error)))
+        run.append(RunEvent("failed", step=run.status().step, message=str(error)))
         sys.stderr.write(f"{error}\n")
         return 2
     except BaseException as error:
         traceback.print_exc()  # into log.txt
         message = f"{type(error).__name__}: {error} (details in {run.log_file})"
-        run.append(RunEvent("failed", step=step, message=message))
+        run.append(RunEvent("failed", step=run.status().step, message=message))
         raise
     return 0
 

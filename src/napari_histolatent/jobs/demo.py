@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_histolatent._files import digest_of_file, write_json
+from napari_histolatent._files import digest_of_file, file_name_of, write_json
 from napari_histolatent.annotations import check_annotations, read_annotations
 from napari_histolatent.errors import RunError, UserError, writing_to
 from napari_histolatent.jobs.demo_slide import DemoInput, demo_input
@@ -127,8 +126,7 @@ def run_demo(
     # Read before anything is made: a wrong word must not leave a folder behind.
     config = preset(preset_name).with_changes(seed=seed, steps=steps, device=device)
     source = demo_input(slide, annotations, out)
-    with writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
+    _claim(out, source, config)
     demo = _Demo(DemoResult(source, out), console, config)
     _describe(demo)
     dataset = _cut(demo)
@@ -138,6 +136,31 @@ def run_demo(
     _edit(demo, dataset)
     _write_report(demo, dataset)
     return demo.result
+
+
+def _claim(out: Path, source: DemoInput, config: TrainingConfig) -> None:
+    """Make the folder the demo's own; what is there already is only touched if it is this same demo's.
+
+    Raises
+    ------
+    UserError
+        If the folder holds anything else, or a demo of another slide, other regions or other settings.
+    """
+    with open_slide(source.slide) as slide:
+        digest = slide.info.digest
+    made_of = {"slide": digest, "regions": digest_of_file(source.annotations), "training": config.to_json()}
+    note = out / "demo.json"
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if note.exists():
+            if json.loads(note.read_text(encoding="utf-8")) != made_of:
+                msg = f"{out} holds a demo of another slide, other regions or other settings; choose another folder with --out."
+                raise UserError(msg)
+        elif any(not path.name.startswith("SYNTHETIC-slide") for path in out.iterdir()):
+            msg = f"{out} holds other files, which the demo must not touch; choose a new folder with --out."
+            raise UserError(msg)
+        else:
+            write_json(note, made_of)
 
 
 def _describe(demo: _Demo) -> None:
@@ -158,23 +181,17 @@ def _cut(demo: _Demo) -> PatchDataset:
     """Cut the dataset, or take the one that an interrupted demo left if it is of the same slide and regions."""
     source, path = demo.result.source, demo.out / "dataset"
     with open_slide(source.slide) as slide:
-        has_mpp, digest = slide.info.mpp_x is not None, slide.info.digest
+        has_mpp = slide.info.mpp_x is not None
     grid = GridSpec(
         size_px=demo.config.size_px,
         mpp=_MPP if has_mpp else None,
         level=None if has_mpp else 0,
         stride_px=_STRIDE_PX,
     )
-    made_of = {"slide": digest, "regions": digest_of_file(source.annotations), "size_px": grid.size_px}
-    note = demo.out / "demo.json"
     with demo.step("cut labelled patches") as said:
         if path.exists():
-            if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != made_of:
-                msg = f"{demo.out} holds a demo of another slide, other regions or another size; choose another folder with --out."
-                raise UserError(msg)
             said.append("kept from the demo that was interrupted:")
         else:
-            write_json(note, made_of)
             extract(
                 [SlideSource(source.slide, source.annotations)],
                 path,
@@ -199,8 +216,10 @@ def _train(
     """Train in a process of its own; take up what is there already."""
     with demo.step(title) as said:
         run = Run(path) if (path / "run.json").exists() else new_training(dataset.path, path, config)
-        if run.spec["config"] != config.to_json():
-            msg = f"{demo.out} holds a demo with other training settings; choose another folder with --out."
+        if run.spec["dataset_digest"] != dataset.digest:
+            msg = (
+                f"{path} was trained on other patches than {dataset.path}; choose another folder with --out."
+            )
             raise RunError(msg)
         state = run.status().state
         _, offset = run.events()
@@ -233,17 +252,15 @@ def _train(
 
 
 def _edit(demo: _Demo, dataset: PatchDataset) -> None:
+    from napari_histolatent._pictures import save_picture
     from napari_histolatent.jobs import edits
-    from napari_histolatent.jobs.pictures import save_picture
     from napari_histolatent.jobs.tiles import cut_tile
     from napari_histolatent.training.load import load_classifier, load_generator
 
     result, out = demo.result, demo.out / "tiles"
-    if out.exists():
-        shutil.rmtree(out)
 
     def keep(tile: Tile) -> Tile:
-        save_picture(out / f"{tile.name}.png", tile.pixels, tile.provenance)
+        save_picture(out / f"{file_name_of(tile.name)}.png", tile.pixels, tile.provenance)
         return tile
 
     with demo.step("load the networks") as said:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from napari_histolatent._pictures import enlarged, marked, open_picture, save_picture, strip
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.evaluation import Figure, Section
 from napari_histolatent.explain import overlaid
 from napari_histolatent.explain.heatmap import shared_maximum
-from napari_histolatent.jobs.pictures import enlarged, marked, save_picture, strip
 from napari_histolatent.slides import open_slide
 
 if TYPE_CHECKING:
@@ -32,6 +31,9 @@ def draw_figures(result: DemoResult, dataset: PatchDataset, folder: Path) -> Non
     generated = result.searches["generated"]
     maximum = shared_maximum(result.heatmaps)
     real, reconstruction = search.tile, search.reconstruction
+    of_tile = {"real": real, "gradcam_real": real, "flip": result.flip, "gradcam_flip": result.flip}
+    of_tile |= {"generated": generated.tile, "generated_reconstruction": generated.reconstruction}
+    of_tile |= {"other": result.searches["other"].tile, "interpolation": result.frames[-1]}
     pictures = {
         "overview": (_overview(result), False),
         "patches": (_patch_rows(dataset), False),
@@ -49,20 +51,13 @@ def draw_figures(result: DemoResult, dataset: PatchDataset, folder: Path) -> Non
         picture = enlarged(overlaid(tile.pixels, heatmap, maximum=maximum), _ZOOM)
         pictures[f"gradcam_{name}"] = (picture, tile.synthetic)
     for name, (pixels, synthetic) in pictures.items():
-        save_picture(
-            folder / f"{name}.png",
-            marked(pixels) if synthetic else pixels,
-            {
-                "synthetic": synthetic,
-                "figure": name,
-                "model_digest": reconstruction.provenance["model_digest"],
-            },
-        )
+        tile = of_tile.get(name, reconstruction)
+        provenance = tile.provenance | {"synthetic": synthetic, "figure": name}
+        save_picture(folder / f"{name}.png", marked(pixels) if synthetic else pixels, provenance)
     samples = sorted((result.out / "gan" / "samples").glob("*.png"))
     if samples:
-        shutil.copyfile(samples[-1], folder / "samples.png")
-        pixels = enlarged(np.asarray(Image.open(samples[-1]).convert("RGB")), 2)
-        save_picture(folder / "samples.png", marked(pixels), {"synthetic": True, "figure": "samples"})
+        pixels, provenance = open_picture(samples[-1])
+        save_picture(folder / "samples.png", marked(enlarged(pixels, 2)), {**provenance, "figure": "samples"})
 
 
 def sections(result: DemoResult) -> list[Section]:
@@ -165,7 +160,7 @@ def _overview(result: DemoResult) -> np.ndarray:
     for region in annotations.regions:
         for polygon in region.polygons:
             for ring in (polygon.exterior, *polygon.interiors):
-                outline = [(x / downsample, y / downsample) for x, y in ring.coords]
+                outline = [(x / downsample, y / downsample) for x, y, *_ in ring.coords]
                 draw.line(outline, fill=annotations.color_of(region.class_name), width=5)
     for role in ("real", "other"):
         box = result.searches[role].tile.level0_box

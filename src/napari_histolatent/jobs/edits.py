@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from napari_histolatent.explain import Heatmap
     from napari_histolatent.latent import LatentPoint
     from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
+
+
+_SEARCHED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def sample_tiles(generator: LoadedGenerator, n: int, *, label: str | None, seed:
             point=point,
             synthetic=True,
             label=classes[point.class_weights.index(1.0)],
+            source=point.origin,
+            seed=seed,
         )
         for i, point in enumerate(ordered)
     ]
@@ -99,22 +104,29 @@ def reverse_search(
     weights = [class_vector(classes, name) for name in candidates]
     images = to_tensor(_stacked(tiles)).to(generator.device)
     report = (lambda step, drawn: on_step(step, to_pixels(drawn[: len(tiles)]))) if on_step else None
-    found = invert(
-        generator.network,
-        images.repeat(len(candidates), 1, 1, 1),
-        [weight for weight in weights for _ in tiles],
-        checkpoint_digest=generator.checkpoint.digest,
-        origins=[f"reverse search of {tile.name}" for _ in candidates for tile in tiles],
-        method=method,
-        steps=steps,
-        seed=seed,
-        on_step=report,
-        should_stop=should_stop,
-    )
+    repeated = images.repeat(len(candidates), 1, 1, 1)
+    wanted = [weight for weight in weights for _ in tiles]
+    origins = [f"reverse search of {tile.name}" for _ in candidates for tile in tiles]
+    found = [
+        item
+        for start in range(0, len(wanted), _SEARCHED_AT_ONCE)
+        for item in invert(
+            generator.network,
+            repeated[start : start + _SEARCHED_AT_ONCE],
+            wanted[start : start + _SEARCHED_AT_ONCE],
+            checkpoint_digest=generator.checkpoint.digest,
+            origins=origins[start : start + _SEARCHED_AT_ONCE],
+            method=method,
+            steps=steps,
+            seed=seed,
+            on_step=report,
+            should_stop=should_stop,
+        )
+    ]
     best = [min(found[i :: len(tiles)], key=lambda item: item.rmse) for i in range(len(tiles))]
     pixels = draw(generator.network, [item.point for item in best], device=generator.device)
     return [
-        ReverseSearch(tile, item, tile.redrawn(pixels[i], item.point, "reconstruction"))
+        ReverseSearch(tile, item, tile.redrawn(pixels[i], item.point, "reconstruction", seed=seed))
         for i, (tile, item) in enumerate(zip(tiles, best, strict=True))
     ]
 
@@ -163,6 +175,33 @@ def require_same_classes(generator: LoadedGenerator, classifier: LoadedClassifie
     if set(ours) != set(theirs):
         msg = f"The generator knows the classes {', '.join(ours)}, the classifier {', '.join(theirs)}; choose two of the same dataset."
         raise UserError(msg)
+
+
+def has_point_of(generator: LoadedGenerator, tile: Tile) -> bool:
+    """Return whether a tile has a latent point that this generator can draw.
+
+    Raises
+    ------
+    UserError
+        If it names this generator and yet has another length: the file was edited.
+    """
+    point, checkpoint = tile.point, generator.checkpoint
+    if point is None or point.checkpoint_digest != checkpoint.digest:
+        return False
+    if (len(point.values), len(point.class_weights)) != (generator.network.z_dim, len(checkpoint.classes)):
+        msg = f"The latent point in {tile.name} has {len(point.values)} values, the generator takes {generator.network.z_dim}; search the tile again."
+        raise UserError(msg)
+    return True
+
+
+def heatmap_report(classifier: LoadedClassifier, tile: Tile, heatmap: Heatmap) -> dict[str, Any]:
+    """Return what files and reports say of a heatmap, with where its tile came from."""
+    return {
+        **tile.provenance,
+        **heatmap.to_json(),
+        "image": tile.source or tile.name,
+        "classifier_digest": classifier.checkpoint.digest,
+    }
 
 
 def _point_of(tile: Tile) -> LatentPoint:

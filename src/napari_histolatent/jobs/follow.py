@@ -36,7 +36,15 @@ def new_training(dataset: str | Path, out: str | Path, config: TrainingConfig | 
 
         resolve_device(config.device)
     kind = TRAIN if isinstance(config, TrainingConfig) else CLASSIFIER
-    return Run.create(out, kind=kind, spec={"dataset": str(opened.path), "config": config.to_json()})
+    return Run.create(
+        out,
+        kind=kind,
+        spec={
+            "dataset": str(opened.path),
+            "dataset_digest": opened.digest,
+            "config": config.to_json(),
+        },
+    )
 
 
 def _require_size(dataset: PatchDataset, size_px: int) -> None:

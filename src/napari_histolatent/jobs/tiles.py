@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
+from napari_histolatent._pictures import open_picture
 from napari_histolatent.errors import UserError
-from napari_histolatent.jobs.pictures import open_picture
 from napari_histolatent.latent import LatentPoint
 from napari_histolatent.patches import GridSpec, patch_downsample, tile_box
-from napari_histolatent.slides import open_slide
+from napari_histolatent.slides import area_averaged, open_slide
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from napari_histolatent.slides import Slide
@@ -42,6 +40,10 @@ class Tile:
     """The latent point it was drawn from, for an image of ours."""
     synthetic: bool = False
     label: str | None = None
+    source: str = ""
+    """What it was opened as: a file, or SLIDE@X,Y; for an edit, that of the tile it was made from."""
+    seed: int | None = None
+    """Of what was left to chance in making it."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -50,6 +52,8 @@ class Tile:
             "synthetic": self.synthetic,
             "name": self.name,
             "label": self.label,
+            "source": self.source,
+            "seed": self.seed,
             "mpp": self.mpp,
             "slide_digest": self.slide_digest,
             "x": self.centre[0] if self.centre else None,
@@ -59,10 +63,18 @@ class Tile:
             "latent_point": self.point.to_json() if self.point else None,
         }
 
-    def redrawn(self, pixels: NDArray[np.uint8], point: LatentPoint, suffix: str) -> Tile:
+    def redrawn(
+        self, pixels: NDArray[np.uint8], point: LatentPoint, suffix: str, *, seed: int | None = None
+    ) -> Tile:
         """Return a generator's version of this tile, at the same place, marked as synthetic."""
         return replace(
-            self, name=f"{self.name}_{suffix}", pixels=pixels, point=point, synthetic=True, label=None
+            self,
+            name=f"{self.name}_{suffix}",
+            pixels=pixels,
+            point=point,
+            synthetic=True,
+            label=None,
+            seed=self.seed if seed is None else seed,
         )
 
 
@@ -99,6 +111,7 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
     own = slide.info.mpp_x
     return Tile(
         name=f"{slide.info.path.stem}_x{x:.0f}_y{y:.0f}",
+        source=f"{slide.info.path.name}@{x:g},{y:g}",
         pixels=pixels,
         mpp=None if own is None else own * downsample[0],
         slide_digest=slide.info.digest,
@@ -117,37 +130,59 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
     UserError
         If there is no such file, place or slide, or the picture does not have the model's size.
     """
-    place = _PLACE.match(image)
-    if place and not Path(image).exists():
-        with open_slide(place["slide"], mpp=slide_mpp) as slide:
-            return cut_tile(slide, (float(place["x"]), float(place["y"])), size_px=size_px, mpp=mpp)
+    named = _PLACE.match(image)
+    if named and not Path(image).exists():
+        with open_slide(named["slide"], mpp=slide_mpp) as slide:
+            return cut_tile(slide, _point_of(named), size_px=size_px, mpp=mpp)
     pixels, provenance = open_picture(Path(image))
     own = provenance.get("mpp")
+    try:
+        own = None if own is None else float(own)
+        place = None if provenance.get("x") is None else (float(provenance["x"]), float(provenance["y"]))
+        box = provenance.get("level0_box")
+        level0_box = None if box is None else tuple(float(v) for v in box)
+        point = LatentPoint.from_json(provenance["latent_point"]) if provenance.get("latent_point") else None
+        if level0_box is not None and len(level0_box) != 4:
+            raise ValueError(box)
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"What {image} says of its origin is garbled ({error!r}); save it again with `histolatent region`, or as a plain PNG."
+        raise UserError(msg) from error
     if own and mpp and abs(own / mpp - 1) > 0.02:
-        pixels = _resampled(pixels, own / mpp, image)
+        pixels, own = _resampled(pixels, own / mpp, size_px, image), mpp
     height, width = pixels.shape[:2]
     if (height, width) != (size_px, size_px):
         msg = f"{image} is {width} x {height} px, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
         raise UserError(msg)
-    point = provenance.get("latent_point")
-    box = provenance.get("level0_box")
-    x, y = provenance.get("x"), provenance.get("y")
     return Tile(
         name=Path(image).stem,
+        source=image,
         pixels=pixels,
         mpp=own,
         slide_digest=provenance.get("slide_digest"),
-        centre=None if x is None or y is None else (float(x), float(y)),
-        level0_box=tuple(box) if isinstance(box, list) and len(box) == 4 else None,
-        point=LatentPoint.from_json(point) if point else None,
+        centre=place,
+        level0_box=level0_box,
+        point=point,
         synthetic=bool(provenance.get("synthetic")),
         label=provenance.get("label"),
     )
 
 
-def _resampled(pixels: NDArray[np.uint8], factor: float, name: str) -> NDArray[np.uint8]:
+def _point_of(named: re.Match[str]) -> tuple[float, float]:
+    try:
+        return float(named["x"]), float(named["y"])
+    except ValueError as error:
+        msg = f"{named['x']},{named['y']} is not a place on a slide; give two numbers of level-0 pixels, as SLIDE@1200,1900."
+        raise UserError(msg) from error
+
+
+def _resampled(pixels: NDArray[np.uint8], factor: float, size_px: int, name: str) -> NDArray[np.uint8]:
+    """Return the picture at the model's pixel size; a wrong size is refused before anything is enlarged."""
     if not 1 / _MAX_RESAMPLING <= factor <= _MAX_RESAMPLING:
         msg = f"{name} has a pixel size {factor:.2g} times the model's, more than can be resampled (4); cut it at the model's own."
         raise UserError(msg)
-    size = (round(pixels.shape[1] * factor), round(pixels.shape[0] * factor))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    width, height = (round(n * factor) for n in (pixels.shape[1], pixels.shape[0]))
+    if (width, height) != (size_px, size_px):
+        msg = f"{name} covers {width} x {height} px at the model's pixel size, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
+        raise UserError(msg)
+    box = (pixels.shape[1], pixels.shape[0])
+    return area_averaged(pixels, (0.0, 0.0), (float(box[0]), float(box[1])), (width, height))

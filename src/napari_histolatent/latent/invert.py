@@ -80,7 +80,9 @@ def invert(
     started = time.perf_counter()
     y = torch.tensor(list(class_weights), device=images.device)
     chance = torch.Generator().manual_seed(seed)
-    z = torch.randn(len(images), generator.z_dim, generator=chance).to(images.device).requires_grad_(True)
+    # One start for all: what a tile's search finds does not depend on its neighbours in the batch.
+    start = torch.randn(1, generator.z_dim, generator=chance).expand(len(images), -1)
+    z = start.clone().to(images.device).requires_grad_(True)
     optimizer = torch.optim.Adam([z], lr=learning_rate)
     best_z, best_error = z.detach().clone(), torch.full((len(images),), torch.inf, device=images.device)
     with torch.enable_grad():

@@ -43,8 +43,8 @@ class LatentPoint:
         """
         try:
             return cls(
-                values=tuple(float(v) for v in values["values"]),
-                class_weights=tuple(float(v) for v in values["class_weights"]),
+                values=_numbers(values["values"]),
+                class_weights=_numbers(values["class_weights"]),
                 checkpoint_digest=str(values["checkpoint_digest"]),
                 origin=str(values.get("origin", "")),
                 space=str(values.get("space", "z")),
@@ -52,6 +52,14 @@ class LatentPoint:
         except (KeyError, TypeError, ValueError) as error:
             msg = f"This is not a latent point ({type(error).__name__}: {error}); search it again with `histolatent invert`."
             raise UserError(msg) from error
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    numbers = tuple(float(v) for v in values)
+    if isinstance(values, str) or not numbers or not all(map(math.isfinite, numbers)):
+        msg = f"{values!r} are not all numbers"
+        raise ValueError(msg)
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Return (B, 3, H, W) float32 in [-1, 1] of pixels (B, H, W, 3) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pixels, order="C")).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:

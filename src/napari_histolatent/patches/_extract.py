@@ -168,7 +168,7 @@ def _cut(
                 out.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(out) as folder:
                     folder.mkdir()
-                    _write(ready, folder, spec, run)
+                    _write(ready, folder, spec, split, run)
         except _DamagedSlideError as damaged:
             usable = [item for item in usable if item.slide is not damaged.slide]
             if not usable:
@@ -265,6 +265,7 @@ def _write(
     planned: Sequence[_Planned],
     folder: Path,
     spec: GridSpec,
+    split: SplitSpec,
     run: _Cutting,
 ) -> None:
     classes = tuple(sorted({name for item in planned for name in item.grid.classes}))
@@ -305,7 +306,6 @@ def _write(
             if run.on_progress:
                 run.on_progress(start + len(block), total)
     pq.write_table(table, folder / INDEX_FILE)
-    mpps = {_patch_mpp(item) for item in planned}
     write_json(
         folder / SETTINGS_FILE,
         {
@@ -313,10 +313,11 @@ def _write(
             "made_by": f"napari-histolatent {napari_histolatent.__version__}",
             "patches": total,
             "size_px": size,
-            "mpp": mpps.pop() if len(mpps) == 1 else None,
+            "mpp": _common_mpp(planned, spec),
             "classes": list(classes),
             "colors": {k: list(v) for item in planned for k, v in item.colors.items()},
             "grid": asdict(spec),
+            "split": asdict(split),
             "slides": [
                 {
                     "path": str(item.slide.info.path),
@@ -332,6 +333,16 @@ def _write(
             "digest": hasher.hexdigest(),
         },
     )
+
+
+def _common_mpp(planned: Sequence[_Planned], spec: GridSpec) -> float | None:
+    """Return the resolution that stands for the whole dataset: scanners of one kind differ in the third digit."""
+    mpps = [v for item in planned if (v := _patch_mpp(item)) is not None]
+    if len(mpps) < len(planned):
+        return None
+    if max(mpps) - min(mpps) <= 0.02 * min(mpps):
+        return round(sum(mpps) / len(mpps), 6)
+    return spec.mpp
 
 
 def _patch_mpp(item: _Planned) -> float | None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import shapely
 
 from napari_histolatent._config import option
 from napari_histolatent.annotations import require_on_slide
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from napari_histolatent.annotations import Annotations
     from napari_histolatent.patches._tissue import TissueMask
     from napari_histolatent.slides import Slide, SlideInfo
+
+_MAX_POSITIONS = 5_000_000
+"""Positions of a grid before labels; each costs some 400 bytes while it is planned."""
 
 _SNAP = 0.02
 """An mpp within this share of a level's own is read at that level, unresampled (0.499 for 0.5)."""
@@ -150,7 +155,7 @@ def plan_grid(slide: Slide, annotations: Annotations, mask: TissueMask, spec: Gr
     """
     require_on_slide(annotations, slide.info)
     downsample = patch_downsample(slide, spec)
-    level0_xy = _corners(slide.info, spec, downsample)
+    level0_xy = _corners(slide.info, spec, downsample, _bounds_of(annotations))
     classes = annotations.classes
     boxes = patch_boxes(level0_xy, spec.size_px, downsample)
     coverage = coverage_of(annotations, classes, boxes)
@@ -179,18 +184,42 @@ def tile_box(
     return left, top, left + size_px * downsample[0], top + size_px * downsample[1]
 
 
-def _corners(info: SlideInfo, spec: GridSpec, downsample: Sequence[float]) -> NDArray[np.int64]:
-    """Return the top-left corners of all patches that fit on the slide, row by row, shape (n, 2)."""
+def _bounds_of(annotations: Annotations) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of all regions with an area, in level-0 pixels."""
+    left, top, right, bottom = shapely.total_bounds([r.geometry for r in annotations.regions if r.is_area])
+    return float(left), float(top), float(right), float(bottom)
+
+
+def _corners(
+    info: SlideInfo, spec: GridSpec, downsample: Sequence[float], within: tuple[float, float, float, float]
+) -> NDArray[np.int64]:
+    """Return the top-left corners of all patches on the slide that can touch `within`, row by row, shape (n, 2).
+
+    The grid begins at the slide's corner wherever the regions are, so that it does not move with them.
+    """
     stride_px = spec.stride_px or spec.size_px
     axes = []
-    for extent, scale in zip((info.width_px, info.height_px), downsample, strict=True):
-        last = extent - spec.size_px * scale
+    for axis, (extent, scale) in enumerate(zip((info.width_px, info.height_px), downsample, strict=True)):
+        size, step = spec.size_px * scale, stride_px * scale
+        last = extent - size
         if last < 0:
             msg = (
                 f"{info.path.name} is {info.width_px} x {info.height_px} px, smaller than one patch of "
-                f"{spec.size_px * scale:.0f} level-0 px; choose a smaller size or a finer mpp."
+                f"{size:.0f} level-0 px; choose a smaller size or a finer mpp."
             )
             raise DatasetError(msg)
-        axes.append(np.floor(np.arange(0, last + 1e-6, stride_px * scale) + 1e-6).astype(np.int64))
-    columns, rows = np.meshgrid(*axes)
+        first = max(0, math.floor((within[axis] - size) / step))
+        end = min(last, within[axis + 2])
+        axes.append((first, max(0, math.floor((end + 1e-6) / step) + 1 - first), step))
+    count = axes[0][1] * axes[1][1]
+    if count > _MAX_POSITIONS:
+        msg = (
+            f"The grid has {count:,} positions over the regions of {info.path.name}, more than the "
+            f"{_MAX_POSITIONS:,} that can be planned; choose a larger stride or a coarser mpp."
+        )
+        raise DatasetError(msg)
+    # Floored, not rounded: the last patch must not hang over the edge by half a pixel.
+    columns, rows = np.meshgrid(
+        *(np.floor(np.arange(first, first + n) * step + 1e-6).astype(np.int64) for first, n, step in axes)
+    )
     return np.column_stack([columns.ravel(), rows.ravel()])

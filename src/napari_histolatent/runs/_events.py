@@ -46,16 +46,21 @@ class RunEvent:
             return None
         if not isinstance(values, dict) or values.get("kind") not in KINDS:
             return None
-        losses = {k: math.nan if v is None else float(v) for k, v in (values.get("losses") or {}).items()}
-        return cls(
-            kind=values["kind"],
-            step=int(values.get("step", 0)),
-            steps=int(values.get("steps", 0)),
-            losses=losses,
-            data=dict(values.get("data") or {}),
-            message=str(values.get("message", "")),
-            time=float(values.get("time", 0)),
-        )
+        try:
+            return cls(
+                kind=values["kind"],
+                step=int(values.get("step", 0)),
+                steps=int(values.get("steps", 0)),
+                losses={
+                    str(name): math.nan if value is None else float(value)
+                    for name, value in dict(values.get("losses") or {}).items()
+                },
+                data=dict(values.get("data") or {}),
+                message=str(values.get("message", "")),
+                time=float(values.get("time", 0)),
+            )
+        except (TypeError, ValueError):
+            return None
 
 
 def _finite(value: float) -> float | None:

@@ -25,9 +25,13 @@ def known_runs() -> list[Path]:
     if not _folder().is_dir():
         return []
     for entry in _folder().glob("*.path"):
-        path = Path(entry.read_text(encoding="utf-8"))
         try:
+            path = Path(entry.read_text(encoding="utf-8"))
             found.append(((path / "run.json").stat().st_mtime, path))
+        except FileNotFoundError:
+            # Gone for good only if its folder's folder is there: a drive that is not mounted comes back.
+            if path.parent.is_dir():
+                entry.unlink(missing_ok=True)
         except OSError:
-            entry.unlink(missing_ok=True)
+            continue
     return [path for _, path in sorted(found, reverse=True)]

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from napari_histolatent.errors import RunError, writing_to
+from napari_histolatent.runs._run import ENDED
 
 if TYPE_CHECKING:
     from napari_histolatent.runs._run import Run
@@ -19,7 +20,8 @@ _JOBS_MODULE = "napari_histolatent.jobs"
 def launch(run: Run) -> int:
     """Start or resume a run in a process of its own, and return the process's number.
 
-    The process gets a session of its own and writes to log.txt: a pipe to a parent that died would kill it.
+    The process gets a session of its own, imports nothing from the working folder (-P: a run folder from elsewhere
+    must not bring code along), and writes to log.txt: a pipe to a parent that died would kill it.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def launch(run: Run) -> int:
     UserError
         If the run folder cannot be written.
     """
-    if run.is_alive():
+    if run.status().state not in (*ENDED, "new"):
         msg = f"{run.path} is running already; stop it first with `histolatent stop {run.path}`."
         raise RunError(msg)
     run.clear_stop()
@@ -39,11 +41,10 @@ def launch(run: Run) -> int:
     )
     with writing_to(run.path), run.log_file.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", _JOBS_MODULE, str(run.path)],
+            [sys.executable, "-P", "-m", _JOBS_MODULE, str(run.path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=run.path,
             **apart,
         )
         run.claim(process.pid)

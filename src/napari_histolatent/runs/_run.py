@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,10 +75,14 @@ class Run:
         if version != FORMAT_VERSION:
             msg = f"{path} has run format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent."
             raise RunError(msg)
-        self.id = str(description["id"])
-        self.kind = str(description["kind"])
-        self.spec: dict[str, Any] = description["spec"]
-        self.created = float(description["created"])
+        try:
+            self.id = str(description["id"])
+            self.kind = str(description["kind"])
+            self.spec: dict[str, Any] = dict(description["spec"])
+            self.created = float(description["created"])
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{self.path / 'run.json'} lacks or garbles {error}; choose another run folder."
+            raise RunError(msg) from error
         self._read = 0
         self._last: RunEvent | None = None
         self._sum = RunStatus("new")
@@ -118,6 +122,7 @@ class Run:
                 "spec": spec,
             }
             write_json(path / "run.json", description)
+        with suppress(OSError):  # a home that cannot be written costs the list its entry, not the run
             remember(path)
         return cls(path)
 

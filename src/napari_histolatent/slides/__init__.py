@@ -2,6 +2,7 @@
 
 from napari_histolatent.slides._info import Level, SlideInfo
 from napari_histolatent.slides._pyramid import best_level, halving_downsamples
+from napari_histolatent.slides._resample import area_averaged
 from napari_histolatent.slides._slide import Slide, SlideBackend, open_slide
 from napari_histolatent.slides._synthetic import write_synthetic_slide
 
@@ -10,6 +11,7 @@ __all__ = [
     "Slide",
     "SlideBackend",
     "SlideInfo",
+    "area_averaged",
     "best_level",
     "halving_downsamples",
     "open_slide",

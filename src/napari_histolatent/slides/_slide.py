@@ -20,6 +20,9 @@ _MAX_REGION_PX = 1 << 28
 """Pixels one call may return or read (268 million, 0.8 GB): more is a slip, and would take the process down."""
 
 
+_MAX_ENLARGEMENT = 64
+"""A resolution so many times finer than the slide's own holds nothing but repeated pixels."""
+
 _BAND_PX = 1 << 26
 """Level-0 pixels read at once for a thumbnail."""
 
@@ -76,8 +79,8 @@ class Slide:
             If the slide states no pixel size, or `mpp` is not above 0.
         """
         own = self.info.require_mpp()
-        if not (mpp > 0 and math.isfinite(mpp)):
-            msg = f"A resolution of {mpp:g} µm per pixel is not possible; give a number above 0, such as 0.5."
+        if not (math.isfinite(mpp) and mpp > min(own) / _MAX_ENLARGEMENT):
+            msg = f"A resolution of {mpp:g} µm per pixel is not possible; the slide has {own[0]:g}; give a number such as 0.5."
             raise SlideError(msg)
         return mpp / own[0], mpp / own[1]
 
@@ -117,6 +120,9 @@ class Slide:
             msg = f"Give either a level or an mpp to read at, not level={level} with mpp={mpp}."
             raise SlideError(msg)
         self._check_size(size_px)
+        if not all(math.isfinite(v) for v in level0_xy):
+            msg = f"The corner {level0_xy} is not a place; give two numbers of level-0 pixels."
+            raise SlideError(msg)
         if mpp is not None:
             return self.read_downsampled(level0_xy, size_px=size_px, downsamples=self.downsamples_at(mpp))
         if level is None or not 0 <= level < len(self.info.levels):

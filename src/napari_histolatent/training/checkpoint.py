@@ -84,18 +84,26 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint:
-    """Return the newest checkpoint of a run's checkpoints folder.
+    """Return the newest checkpoint of a run's checkpoints folder whose files can be read.
 
     Raises
     ------
     CheckpointError
-        If there is none yet.
+        If there is none yet, or none can be read.
     """
-    paths = checkpoints_in(folder)
-    if not paths:
-        msg = f"{folder.parent} has no checkpoint yet; let it train on, or choose another run."
-        raise CheckpointError(msg)
-    return Checkpoint.open(paths[-1])
+    broken: CheckpointError | None = None
+    for path in reversed(checkpoints_in(folder)):
+        try:
+            checkpoint = Checkpoint.open(path)
+            _require_whole(path / MODEL_FILE)
+        except CheckpointError as error:
+            broken = broken or error
+            continue
+        return checkpoint
+    if broken:
+        raise broken
+    msg = f"{folder.parent} has no checkpoint yet; let it train on, or choose another run."
+    raise CheckpointError(msg)
 
 
 def save_checkpoint(
@@ -116,7 +124,7 @@ def save_checkpoint(
     keep
         Checkpoints to keep.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}"
@@ -124,12 +132,16 @@ def save_checkpoint(
         shutil.rmtree(path)  # of a run that was set back; its successor is the same step again
     with replacing(path) as temporary:
         temporary.mkdir()
-        save_file(_contiguous(task.model.state_dict()), temporary / MODEL_FILE)
-        save_file(_training_state(task), temporary / STATE_FILE)
+        # By way of bytes: safetensors' own writer hides the system's reason when a disk is full.
+        (temporary / MODEL_FILE).write_bytes(save(_contiguous(task.model.state_dict())))
+        (temporary / STATE_FILE).write_bytes(save(_training_state(task)))
         digest = digest_of_file(temporary / MODEL_FILE)
         info = {"format_version": FORMAT_VERSION, "step": step, "digest": digest, **facts}
         write_json(temporary / INFO_FILE, info)
-    for old in checkpoints_in(folder)[:-keep]:
+    # Those of a higher step are what a resumed run could not read: of no use, and in the way of the newest.
+    others = checkpoints_in(folder)
+    at = others.index(path)
+    for old in (*others[: max(0, at + 1 - keep)], *others[at + 1 :]):
         shutil.rmtree(old)
     return Checkpoint.open(path)
 
@@ -142,7 +154,12 @@ def load_weights(checkpoint: Checkpoint, module: nn.Module, device: torch.device
     CheckpointError
         If the file is broken, is not safetensors, or belongs to another network.
     """
-    module.load_state_dict(_matching(_load(checkpoint.path / MODEL_FILE, device), module, checkpoint))
+    path = checkpoint.path / MODEL_FILE
+    state = _matching(_load(path, device), module, checkpoint)
+    if digest_of_file(path) != checkpoint.digest:
+        msg = f"{path} is not the file its checkpoint.json names (digest {checkpoint.digest[:12]}); it is damaged: choose another checkpoint."
+        raise CheckpointError(msg)
+    module.load_state_dict(state)
 
 
 def restore(checkpoint: Checkpoint, task: TrainingTask, device: torch.device) -> None:
@@ -155,6 +172,9 @@ def restore(checkpoint: Checkpoint, task: TrainingTask, device: torch.device) ->
     """
     load_weights(checkpoint, task.model, device)
     state = _load(checkpoint.path / STATE_FILE, device)
+    if "rng" not in state:
+        msg = f"{checkpoint.path / STATE_FILE} lacks the state of chance; choose another checkpoint."
+        raise CheckpointError(msg)
     for name, module in task.modules.items():
         module.load_state_dict(_matching(_under(state, f"module.{name}."), module, checkpoint))
     for name, optimizer in task.optimizers.items():
@@ -197,6 +217,18 @@ def _load(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
         msg = f"{path} cannot be read as safetensors ({error}); it is truncated or of another format: choose another checkpoint."
         raise CheckpointError(msg) from error
     return state
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a safetensors file that is cut off: its header says how long it has to be."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} cannot be read as safetensors ({error}); it is truncated or of another format: choose another checkpoint."
+        raise CheckpointError(msg) from error
 
 
 def _matching(

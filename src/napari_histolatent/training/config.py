@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,14 +23,30 @@ class _Config:
     batch_size: int = option(16, "Patches per step.")
     seed: int = option(0, "Seed of weights, batches and noise.")
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
+    learning_rate: float = option(1e-3, "Step size of the optimisers.")
     checkpoint_every: int = option(500, "Steps between checkpoints.")
     log_every: int = option(20, "Steps between progress events.")
 
     def __post_init__(self) -> None:
-        for name in ("size_px", "steps", "batch_size", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                msg = f"{name} has to be at least 1, not {getattr(self, name)}."
+        for item in fields(self):
+            kind: type[Any] = type(item.default)
+            value: Any = getattr(self, item.name)
+            # JSON writes 1.0 as 1: a whole number will do for a float.
+            if not isinstance(value, (int, float) if kind is float else kind) or (
+                isinstance(value, bool) and kind is not bool
+            ):
+                msg = f"{item.name} has to be of type {kind.__name__}, not {value!r}."
                 raise UserError(msg)
+            if kind is int and item.name != "seed" and value < 1:
+                msg = f"{item.name} has to be at least 1, not {value}."
+                raise UserError(msg)
+            if kind is float and item.name != "ema_decay" and not 0 <= value < math.inf:
+                bound = "above 0" if item.name == "learning_rate" else "0 or above"
+                msg = f"{item.name} has to be {bound}, not {value:g}."
+                raise UserError(msg)
+        if self.learning_rate == 0:
+            msg = "learning_rate has to be above 0, not 0."
+            raise UserError(msg)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON."""
@@ -88,9 +105,6 @@ class TrainingConfig(_Config):
             raise UserError(msg)
         if not 0 <= self.ema_decay < 1:
             msg = f"ema_decay has to lie from 0 to below 1, not at {self.ema_decay:g}."
-            raise UserError(msg)
-        if not self.learning_rate > 0:
-            msg = f"learning_rate has to be above 0, not {self.learning_rate:g}."
             raise UserError(msg)
 
 

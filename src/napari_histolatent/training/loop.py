@@ -6,9 +6,9 @@ import math
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+import torch
 
-from napari_histolatent._files import replacing
+from napari_histolatent._pictures import save_picture
 from napari_histolatent.errors import CheckpointError, UserError, writing_to
 from napari_histolatent.models.devices import resolve_device
 from napari_histolatent.runs import RunEvent
@@ -81,15 +81,16 @@ def train(
     on_event(RunEvent("started", done, config.steps, data={"device": str(device)}))
 
     def keep(step: int) -> Checkpoint:
+        _require_finite_weights(task, step)
         saved = save_checkpoint(
             folder / "checkpoints", task, step=step, facts={**facts, "metrics": task.finish()}
         )
         data: dict[str, Any] = {
-            "checkpoint": str(saved.path.relative_to(folder)),
+            "checkpoint": saved.path.relative_to(folder).as_posix(),
             "digest": saved.digest,
             "metrics": saved.metrics,
         }
-        preview = _save_preview(folder, task, step)
+        preview = _save_preview(folder, task, saved)
         if preview:
             on_event(RunEvent("sample", step, config.steps, data={"sample": preview}))
         on_event(RunEvent("checkpoint", step, config.steps, data=data))
@@ -149,13 +150,24 @@ def _require_finite(losses: dict[str, float], step: int) -> None:
             raise UserError(msg)
 
 
-def _save_preview(folder: Path, task: TrainingTask, step: int) -> str | None:
+def _require_finite_weights(task: TrainingTask, step: int) -> None:
+    # A loss is that of the weights before the step: the step itself can be the one that broke them.
+    for name, value in task.model.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            msg = f"The weights {name} are no longer numbers at step {step}: training diverged; the last checkpoint is kept, start again with a lower learning rate."
+            raise UserError(msg)
+
+
+def _save_preview(folder: Path, task: TrainingTask, saved: Checkpoint) -> str | None:
     picture = task.preview()
     if picture is None:
         return None
-    samples = folder / "samples"
-    samples.mkdir(exist_ok=True)
-    path = samples / f"step-{step:08d}.png"
-    with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
-    return str(path.relative_to(folder))
+    path = folder / "samples" / f"step-{saved.step:08d}.png"
+    provenance = {
+        "synthetic": True,
+        "model_digest": saved.digest,
+        "step": saved.step,
+        "seed": saved.config["seed"],
+    }
+    save_picture(path, picture, provenance)
+    return path.relative_to(folder).as_posix()

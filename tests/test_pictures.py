@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.jobs.pictures import enlarged, marked, open_picture, save_picture, strip
+from napari_histolatent._pictures import enlarged, marked, open_picture, save_picture, strip
 
 if TYPE_CHECKING:
     from pathlib import Path

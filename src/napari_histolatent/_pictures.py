@@ -53,7 +53,7 @@ def open_picture(path: Path) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         If the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as image:
             text = getattr(image, "text", {}).get(_KEY, "")
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_histolatent._napari._editing import (
+    Models,
+    Seen,
+    load_models,
+    route_to,
+    runs_with_models,
+    seen_in,
+)
+from napari_histolatent.errors import CheckpointError, RunError, UserError
+from napari_histolatent.jobs import edits
+from napari_histolatent.jobs.tiles import Tile, cut_tile
+from napari_histolatent.runs import Run, RunEvent
+from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_histolatent.slides import Slide
+    from tests._napari.conftest import Trained
+
+CLASSES = ("epithelium", "stroma")
+
+
+@pytest.fixture
+def models(trained: Trained) -> Models:
+    return load_models(str(trained.generator), str(trained.classifier))
+
+
+@pytest.fixture
+def tile(slide: Slide) -> Tile:
+    return replace(cut_tile(slide, (200, 300), size_px=32, mpp=1.0), label="epithelium")
+
+
+@pytest.fixture
+def other(slide: Slide) -> Tile:
+    return replace(cut_tile(slide, (500, 300), size_px=32, mpp=1.0), label="stroma")
+
+
+@pytest.fixture
+def reconstruction(models: Models, tile: Tile) -> Tile:
+    (search,) = edits.reverse_search(models.generator, [tile], label="epithelium", steps=2)
+    return search.reconstruction
+
+
+# The runs there are
+
+
+def test_without_runs_there_is_nothing_to_choose() -> None:
+    assert runs_with_models() == ([], [])
+
+
+def test_runs_are_told_apart_by_what_they_trained(listed: Trained) -> None:
+    assert runs_with_models() == (
+        [("gan (finished)", str(listed.generator))],
+        [("classifier (finished)", str(listed.classifier))],
+    )
+
+
+def test_a_run_without_a_checkpoint_cannot_be_chosen(listed: Trained, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "young", kind="train", spec={})
+    run.append(RunEvent("started", steps=10))
+    half = run.checkpoints_folder / ".step-00000002.1-abc.tmp"
+    half.mkdir(parents=True)
+    (half / "checkpoint.json").write_text("{}")
+    (run.checkpoints_folder / "step-00000002").mkdir()
+    generators, _ = runs_with_models()
+    assert [path for _, path in generators] == [str(listed.generator)]
+
+
+def test_a_broken_run_hides_no_other(listed: Trained, tmp_path: Path) -> None:
+    Run.create(tmp_path / "broken", kind="train", spec={})
+    (tmp_path / "broken" / "run.json").write_text("{")
+    Run.create(tmp_path / "strange", kind="knitting", spec={})
+    generators, classifiers = runs_with_models()
+    assert [len(generators), len(classifiers)] == [1, 1]
+
+
+def test_the_newest_run_comes_first(trained: Trained, tmp_path: Path) -> None:
+    for age, name in ((300, "old"), (100, "new"), (200, "between")):
+        run = Run.create(tmp_path / name, kind="train", spec={})
+        shutil.copytree(trained.generator / "checkpoints", run.checkpoints_folder)
+        made = (run.path / "run.json").stat().st_mtime - age
+        os.utime(run.path / "run.json", (made, made))
+    generators, _ = runs_with_models()
+    assert [caption for caption, _ in generators] == ["new (new)", "between (new)", "old (new)"]
+
+
+# Networks
+
+
+def test_networks_come_ready_to_use(models: Models) -> None:
+    assert isinstance(models.generator, LoadedGenerator)
+    assert isinstance(models.classifier, LoadedClassifier)
+    assert models.generator.checkpoint.classes == CLASSES
+    assert not models.generator.network.training
+    assert not models.classifier.network.training
+
+
+def test_a_classifier_is_not_needed(trained: Trained) -> None:
+    assert load_models(str(trained.generator), None).classifier is None
+
+
+def test_networks_of_other_classes_do_not_go_together(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.classifier, tmp_path / "copy")
+    (info,) = (tmp_path / "copy").glob("checkpoints/*/checkpoint.json")
+    info.write_text(info.read_text().replace("stroma", "fat"))
+    with pytest.raises(UserError, match="generator knows the classes epithelium, stroma"):
+        load_models(str(trained.generator), str(tmp_path / "copy"))
+
+
+def test_what_is_no_generator_is_refused(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a classifier, where a generator is needed"):
+        load_models(str(trained.classifier), None)
+    with pytest.raises(CheckpointError, match="holds a gan, where a classifier is needed"):
+        load_models(str(trained.generator), str(trained.generator))
+    with pytest.raises(RunError, match="is not a run folder"):
+        load_models(str(tmp_path), None)
+
+
+# What a classifier sees
+
+
+def test_each_tile_is_seen(models: Models, tile: Tile, other: Tile) -> None:
+    seen = seen_in(models, [tile, other], "stroma")
+    assert len(seen) == 2
+    for item, looked_at in zip(seen, (tile, other), strict=True):
+        assert item.heatmap is not None
+        assert item.heatmap.target == "stroma"
+        assert item.heatmap.values.shape == (32, 32)
+        assert item.heatmap.level0_box == looked_at.level0_box
+        assert item.probabilities is not None
+        assert set(item.probabilities) == set(CLASSES)
+        assert sum(item.probabilities.values()) == pytest.approx(1)
+        assert item.heatmap.probability == pytest.approx(item.probabilities["stroma"])
+    assert seen[0].probabilities != seen[1].probabilities
+
+
+def test_without_a_class_the_one_it_sees_is_shown(models: Models, tile: Tile) -> None:
+    (seen,) = seen_in(models, [tile], None)
+    assert seen.heatmap is not None
+    assert seen.probabilities is not None
+    assert seen.heatmap.target == max(seen.probabilities, key=lambda name: seen.probabilities[name])
+
+
+def test_without_a_classifier_nothing_is_seen(models: Models, tile: Tile) -> None:
+    alone = replace(models, classifier=None)
+    assert seen_in(alone, [tile, tile], "stroma") == (Seen(), Seen())
+    assert seen_in(models, [], None) == ()
+
+
+# The route
+
+
+def test_the_route_to_a_class_ends_in_its_flip(models: Models, reconstruction: Tile) -> None:
+    route = route_to(models, reconstruction, "stroma", frames=5, evidence_for="epithelium")
+    assert len(route.frames) == len(route.seen) == 5
+    points = [frame.point for frame in route.frames]
+    assert points[0].values == pytest.approx(reconstruction.point.values)
+    weights = np.array([point.class_weights for point in points])
+    assert weights == pytest.approx(np.column_stack([np.linspace(1, 0, 5), np.linspace(0, 1, 5)]))
+    for point in points:
+        assert point.values == pytest.approx(reconstruction.point.values), "z is fixed"
+    assert np.array_equal(route.frames[0].pixels, reconstruction.pixels)
+    flip = edits.flip_tile(models.generator, reconstruction, to="stroma")
+    assert np.array_equal(route.frames[-1].pixels, flip.pixels)
+    assert {item.heatmap.target for item in route.seen} == {"epithelium"}
+
+
+def test_every_image_of_a_route_is_synthetic_and_lies_at_its_tile(
+    models: Models, reconstruction: Tile, tile: Tile
+) -> None:
+    route = route_to(models, reconstruction, "stroma", frames=3, evidence_for=None)
+    for frame in route.frames:
+        assert frame.synthetic
+        assert frame.level0_box == tile.level0_box
+        assert frame.slide_digest == tile.slide_digest
+        assert frame.provenance["model_digest"] == models.generator.checkpoint.digest
+
+
+def test_the_route_to_a_tile_with_a_point_searches_nothing(
+    models: Models, reconstruction: Tile, other: Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (search,) = edits.reverse_search(models.generator, [other], label="stroma", steps=2)
+    monkeypatch.setattr(edits, "reverse_search", lambda *_, **__: pytest.fail("searched again"))
+    route = route_to(models, reconstruction, search.reconstruction, frames=3, evidence_for=None)
+    assert route.frames[-1].point.values == pytest.approx(search.inversion.point.values)
+    assert route.frames[-1].point.class_weights == (0.0, 1.0)
+    assert np.array_equal(route.frames[-1].pixels, search.reconstruction.pixels)
+
+
+@pytest.mark.parametrize(("label", "searched_in"), [("stroma", "stroma"), (None, None), ("fat", None)])
+def test_the_route_to_a_tile_without_a_point_searches_it(
+    models: Models,
+    reconstruction: Tile,
+    other: Tile,
+    monkeypatch: pytest.MonkeyPatch,
+    label: str | None,
+    searched_in: str | None,
+) -> None:
+    real, asked = edits.reverse_search, []
+
+    def quick(generator: Any, tiles: Any, *, label: str | None = None, **options: Any) -> Any:
+        asked.append((tiles, label))
+        return real(generator, tiles, label=label, **{**options, "steps": 2})
+
+    monkeypatch.setattr(edits, "reverse_search", quick)
+    towards = replace(other, label=label)
+    route = route_to(models, reconstruction, towards, frames=4, evidence_for=None)
+    assert asked == [([towards], searched_in)]
+    assert len(route.frames) == 4
+    assert route.frames[-1].point.checkpoint_digest == models.generator.checkpoint.digest
+
+
+def test_a_point_of_another_generator_means_nothing_to_this_one(
+    models: Models, reconstruction: Tile, other: Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = replace(other, point=replace(reconstruction.point, checkpoint_digest="another"))
+    real, asked = edits.reverse_search, []
+
+    def quick(generator: Any, tiles: Any, **options: Any) -> Any:
+        asked.extend(tiles)
+        return real(generator, tiles, **{**options, "steps": 2})
+
+    monkeypatch.setattr(edits, "reverse_search", quick)
+    route_to(models, reconstruction, foreign, frames=2, evidence_for=None)
+    assert asked == [foreign]
+
+
+def test_a_tile_of_another_size_is_refused(models: Models, reconstruction: Tile, slide: Slide) -> None:
+    large = cut_tile(slide, (500, 300), size_px=64, mpp=1.0)
+    with pytest.raises(UserError, match="The tile is 64 x 64 px, the generator draws 32 px"):
+        route_to(models, reconstruction, large, frames=2, evidence_for=None)
+
+
+def test_no_gradient_is_left_behind(models: Models, reconstruction: Tile) -> None:
+    seen_in(models, [reconstruction], None)
+    assert not any(v.requires_grad or v.grad is not None for v in models.classifier.network.parameters())
+    assert torch.is_grad_enabled()

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from napari_histolatent._napari._workers import LatestWorker, run_safely
+from napari_histolatent.errors import DatasetError, SlideError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE_SECONDS = 30.0
+
+
+class Gate:
+    """Work that waits until it is let through, and says what it saw."""
+
+    def __init__(self, result: Any = None) -> None:
+        self.result = result
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.stops: list[bool] = []
+        self.thread: threading.Thread | None = None
+
+    def __call__(self, should_stop: Callable[[], bool]) -> Any:
+        self.thread = threading.current_thread()
+        self.stops.append(should_stop())
+        self.entered.set()
+        assert self.opened.wait(PATIENCE_SECONDS)
+        self.stops.append(should_stop())
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def gates() -> Iterator[Callable[..., Gate]]:
+    """A function that makes gates; all are open in the end."""
+    made: list[Gate] = []
+
+    def make(result: Any = None) -> Gate:
+        made.append(Gate(result))
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gate.opened.set()
+
+
+@pytest.fixture
+def idle(qtbot: Any) -> Callable[[LatestWorker], None]:
+    """A function that waits until a worker has nothing to do."""
+
+    def wait(worker: LatestWorker) -> None:
+        qtbot.waitUntil(lambda: not worker.is_busy, timeout=int(PATIENCE_SECONDS * 1000))
+
+    return wait
+
+
+def test_a_result_arrives_on_the_thread_of_the_windows(qtbot: Any, gates: Any, idle: Any) -> None:
+    worker, gate, results = LatestWorker(), gates(7), []
+    assert not worker.is_busy
+    worker.submit(gate, lambda result: results.append((result, threading.current_thread())))
+    assert worker.is_busy
+    qtbot.waitUntil(gate.entered.is_set)
+    assert results == []
+    gate.opened.set()
+    idle(worker)
+    assert results == [(7, threading.main_thread())]
+    assert gate.thread is not threading.main_thread()
+    assert gate.stops == [False, False]
+
+
+def test_the_newest_request_wins(qtbot: Any, gates: Any, idle: Any) -> None:
+    worker, results = LatestWorker(), []
+    first, second, third = gates("first"), gates("second"), gates("third")
+    worker.submit(first, results.append)
+    qtbot.waitUntil(first.entered.is_set)
+    worker.submit(second, results.append)
+    worker.submit(third, results.append)
+    for gate in (first, second, third):
+        gate.opened.set()
+    idle(worker)
+    assert results == ["third"]
+    assert first.stops == [False, True], "the running one is asked to stop"
+    assert not second.entered.is_set(), "the one between was never begun"
+    assert third.stops == [False, False]
+
+
+def test_one_piece_of_work_runs_at_a_time(qtbot: Any, gates: Any, idle: Any) -> None:
+    worker, first, second = LatestWorker(), gates(), gates()
+    worker.submit(first, lambda _: None)
+    qtbot.waitUntil(first.entered.is_set)
+    worker.submit(second, lambda _: None)
+    qtbot.wait(50)
+    assert not second.entered.is_set()
+    first.opened.set()
+    qtbot.waitUntil(second.entered.is_set)
+    second.opened.set()
+    idle(worker)
+
+
+def test_two_workers_do_not_wait_for_each_other(qtbot: Any, gates: Any, idle: Any) -> None:
+    slow, quick, gate, results = LatestWorker(), LatestWorker(), gates(), []
+    slow.submit(gate, results.append)
+    qtbot.waitUntil(gate.entered.is_set)
+    quick.submit(lambda _: "quick", results.append)
+    idle(quick)
+    assert results == ["quick"]
+    gate.opened.set()
+    idle(slow)
+
+
+def test_a_result_may_ask_for_more(qtbot: Any, idle: Any) -> None:
+    worker, results = LatestWorker(), []
+
+    def first(result: int) -> None:
+        results.append(result)
+        worker.submit(lambda _: result + 1, results.append)
+
+    worker.submit(lambda _: 1, first)
+    qtbot.waitUntil(lambda: len(results) == 2)
+    idle(worker)
+    assert results == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "fault", [SlideError("The slide is gone; open another."), DatasetError("No; do so.")]
+)
+def test_an_expected_fault_is_one_sentence(
+    qtbot: Any, idle: Any, errors: list[str], fault: Exception
+) -> None:
+    told: list[Exception] = []
+    results: list[Any] = []
+    worker = LatestWorker(on_error=told.append)
+
+    def work(_: Any) -> None:
+        raise fault
+
+    worker.submit(work, results.append)
+    idle(worker)
+    assert errors == [str(fault)]
+    assert told == [fault]
+    assert results == []
+    worker.submit(lambda _: "next", results.append)
+    idle(worker)
+    assert results == ["next"]
+
+
+def test_an_expected_fault_needs_no_listener(qtbot: Any, gates: Any, idle: Any, errors: list[str]) -> None:
+    worker, gate, results = LatestWorker(), gates(SlideError("No.")), []
+    gate.opened.set()
+    worker.submit(gate, results.append)
+    idle(worker)
+    assert (errors, results) == (["No."], [])
+
+
+def test_a_fault_of_ours_is_shown_once_and_told(qtbot: Any, idle: Any, errors: list[str]) -> None:
+    told: list[Exception] = []
+    results: list[Any] = []
+    worker = LatestWorker(on_error=told.append)
+
+    def work(_: Any) -> None:
+        msg = "a bug"
+        raise KeyError(msg)
+
+    with qtbot.capture_exceptions() as raised:
+        worker.submit(work, results.append)
+        idle(worker)
+        qtbot.wait(20)
+    assert [type(error) for error in told] == [KeyError]
+    assert errors == [], "napari shows the traceback of what is raised"
+    assert results == []
+    worker.submit(lambda _: "next", results.append)
+    idle(worker)
+    assert results == ["next"], "work goes on"
+    assert [kind for kind, _, _ in raised] == [KeyError]
+
+
+@pytest.mark.parametrize("result", [3, SlideError("Too late.")])
+def test_what_a_stale_request_comes_to_is_dropped(
+    qtbot: Any, gates: Any, idle: Any, errors: list[str], result: Any
+) -> None:
+    told: list[Exception] = []
+    results: list[Any] = []
+    worker, gate = LatestWorker(on_error=told.append), gates(result)
+    worker.submit(gate, results.append)
+    qtbot.waitUntil(gate.entered.is_set)
+    worker.submit(lambda _: "new", results.append)
+    gate.opened.set()
+    idle(worker)
+    assert (results, told, errors) == (["new"], [], [])
+
+
+@pytest.mark.parametrize("result", [3, SlideError("Too late.")])
+def test_cancelled_work_is_asked_to_stop_and_comes_to_nothing(
+    qtbot: Any, gates: Any, idle: Any, errors: list[str], result: Any
+) -> None:
+    told: list[Exception] = []
+    results: list[Any] = []
+    worker, gate, waiting = LatestWorker(on_error=told.append), gates(result), gates()
+    worker.submit(gate, results.append)
+    qtbot.waitUntil(gate.entered.is_set)
+    worker.submit(waiting, results.append)
+    worker.cancel()
+    gate.opened.set()
+    idle(worker)
+    qtbot.wait(20)
+    assert gate.stops == [False, True]
+    assert not waiting.entered.is_set(), "what waited is forgotten"
+    assert (results, told, errors) == ([], [], [])
+    worker.submit(lambda _: "next", results.append)
+    idle(worker)
+    assert results == ["next"]
+
+
+def test_to_cancel_nothing_is_nothing(qtbot: Any) -> None:
+    worker = LatestWorker()
+    worker.cancel()
+    worker.cancel()
+    assert not worker.is_busy
+
+
+def test_a_short_action_is_safe(errors: list[str]) -> None:
+    def refuse() -> None:
+        msg = "There is no slide open; drop one."
+        raise SlideError(msg)
+
+    assert run_safely(lambda: 5) == 5
+    assert run_safely(refuse) is None
+    assert errors == ["There is no slide open; drop one."]
+
+
+def test_a_fault_of_ours_is_not_hidden_by_a_safe_action(errors: list[str]) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_safely(lambda: 1 / 0)
+    assert errors == []

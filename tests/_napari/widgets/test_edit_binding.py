@@ -1,0 +1,691 @@
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_histolatent._napari._editing import Models
+from napari_histolatent._napari._layers import KEY, slide_layer, world_of
+from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari.widgets import edit_binding
+from napari_histolatent._napari.widgets.edit_binding import EditBinding
+from napari_histolatent._napari.widgets.edit_view import FRAMES, EditView
+from napari_histolatent.annotations import read_annotations
+from napari_histolatent.jobs import edits
+from napari_histolatent.jobs.tiles import cut_tile
+from napari_histolatent.runs._index import remember
+from tests._napari.helpers import add, click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from napari_histolatent.slides import Slide
+    from tests._napari.conftest import Trained
+
+LEFT = Qt.MouseButton.LeftButton
+EPITHELIUM_XY, STROMA_XY = (120.5, 200.5), (550.5, 300.5)
+TILE, RECONSTRUCTION, EDIT = "Grad-CAM tile", "SYNTHETIC reconstruction", "SYNTHETIC edit"
+
+
+@pytest.fixture(autouse=True)
+def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edit_binding, "_SEARCH_STEPS", 3)
+
+
+@pytest.fixture
+def view(qtbot: Any) -> EditView:
+    widget = EditView()
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.fixture
+def binding(proxy: Any, view: EditView) -> Iterator[EditBinding]:
+    made = EditBinding(proxy, view)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shown(viewer: Any, slide: Slide, tiny_regions: Path) -> Any:
+    """The layer of `slide`, whose regions are in the session."""
+    layer = add(viewer, slide_layer(slide))
+    session_of(viewer).set_annotations(slide, read_annotations(tiny_regions), tiny_regions)
+    return layer
+
+
+@pytest.fixture
+def ready(qtbot: Any, listed: Trained, shown: Any, binding: EditBinding) -> EditBinding:
+    """The dock with both networks and a slide."""
+    loaded(qtbot, binding)
+    return binding
+
+
+def idle(qtbot: Any, binding: EditBinding) -> None:
+    workers = (binding._lister, binding._loader, binding._picker, binding._searcher, binding._router)
+    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=60_000)
+
+
+def loaded(qtbot: Any, binding: EditBinding) -> None:
+    qtbot.waitUntil(lambda: binding._models is not None, timeout=60_000)
+
+
+def pick(qtbot: Any, binding: EditBinding, viewer: Any, slide: Slide, level0_xy: tuple[float, float]) -> None:
+    if not binding._view.pick_button.isChecked():
+        binding._view.pick_button.click()
+    click(viewer, world_of(level0_xy, slide.info))
+    idle(qtbot, binding)
+
+
+def search(qtbot: Any, binding: EditBinding) -> None:
+    qtbot.mouseClick(binding._view.search_button, LEFT)
+    idle(qtbot, binding)
+
+
+def names(viewer: Any) -> set[str]:
+    return {layer.name for layer in viewer.layers}
+
+
+def choose(box: Any, index: int) -> None:
+    """Choose an entry, as a user does: a program's change gives no signal."""
+    box.setCurrentIndex(index)
+    box.activated.emit(index)
+
+
+def has_picture(view: EditView, line: str, column: str) -> bool:
+    return not view._pictures[line, column].pixmap().isNull()
+
+
+# Networks
+
+
+def test_without_a_generator_the_way_to_one_is_told(
+    qtbot: Any, view: EditView, binding: EditBinding, errors: list[str]
+) -> None:
+    qtbot.waitUntil(lambda: not binding._lister.is_busy)
+    assert view.generator_box.count() == 0
+    view.search_requested.emit()
+    view.from_tray_requested.emit()
+    view.picking_switched.emit(True)
+    click(binding._viewer, (5.0, 5.0))
+    assert len(errors) == 3
+    assert all("There is no generator yet" in sentence for sentence in errors)
+
+
+def test_the_newest_networks_are_loaded(
+    qtbot: Any, view: EditView, ready: EditBinding, listed: Trained
+) -> None:
+    assert view.models_note.text() == "Draws epithelium, stroma, 32 px at 1 µm per px, step 2."
+    assert view.generator_box.currentData() == str(listed.generator)
+    assert view.classifier_box.currentData() == str(listed.classifier)
+    assert [view.heatmap_class_box.itemData(i) for i in range(3)] == [None, "epithelium", "stroma"]
+    assert not view.search_button.isEnabled(), "there is no tile yet"
+
+
+def test_a_generator_alone_draws_without_heatmaps(
+    qtbot: Any, view: EditView, binding: EditBinding, viewer: Any, slide: Slide, shown: Any, trained: Trained
+) -> None:
+    qtbot.waitUntil(lambda: not binding._lister.is_busy)
+    remember(trained.generator)
+    session_of(viewer).runs_changed.emit()
+    loaded(qtbot, binding)
+    assert "no classifier, so no Grad-CAM" in view.models_note.text()
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, binding)
+    assert names(viewer) == {"tiny.tiff", RECONSTRUCTION, EDIT}
+    assert view.edit_note.text() == f"Frame 0 of {FRAMES - 1}"
+
+
+def test_a_run_that_ends_is_offered_and_the_choice_stays(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.generator, tmp_path / "newer")
+    remember(tmp_path / "newer")
+    before = ready._models
+    session_of(viewer).runs_changed.emit()
+    qtbot.waitUntil(lambda: view.generator_box.count() == 2)
+    idle(qtbot, ready)
+    assert view.generator_box.currentData() == str(trained.generator)
+    assert ready._models is before, "nothing is loaded again"
+    choose(view.generator_box, view.generator_box.findData(str(tmp_path / "newer")))
+    idle(qtbot, ready)
+    assert ready._models.generator.checkpoint.path.is_relative_to(tmp_path)
+
+
+def test_a_broken_checkpoint_is_one_sentence(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    trained: Trained,
+    tmp_path: Path,
+    errors: list[str],
+) -> None:
+    shutil.copytree(trained.generator, tmp_path / "broken")
+    (weights,) = (tmp_path / "broken").glob("checkpoints/*/model.safetensors")
+    weights.write_bytes(b"nothing")
+    remember(tmp_path / "broken")
+    session_of(viewer).runs_changed.emit()
+    qtbot.waitUntil(lambda: view.generator_box.count() == 2)
+    idle(qtbot, ready)
+    choose(view.generator_box, view.generator_box.findData(str(tmp_path / "broken")))
+    idle(qtbot, ready)
+    assert len(errors) == 1
+    assert "cannot be read as safetensors" in errors[0]
+    assert view.models_note.text() != "Loading…", "nothing is loading any more"
+
+
+# The tile
+
+
+def test_a_click_takes_the_tile_under_it(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    viewer.layers.selection.active = shown
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    tile = ready._tile
+    left, top, right, bottom = tile.level0_box
+    assert (right - left, bottom - top) == (64, 64), "32 px of 1 µm on a slide of 0.5 µm"
+    assert abs((left + right) / 2 - STROMA_XY[0]) <= 0.5
+    assert np.array_equal(tile.pixels, slide.read_region((left, top), size_px=(32, 32), level=1))
+    assert tile.label == "stroma"
+    assert view.search_note.text() == "Tile at x=550, y=300, stroma."
+    assert has_picture(view, "pixels", "tile")
+    assert has_picture(view, "heatmap", "tile")
+    assert not has_picture(view, "pixels", "reconstruction")
+    assert view.search_button.isEnabled()
+    assert not view.slider.isEnabled()
+    assert viewer.layers.selection.active is shown, "the next click is on the slide too"
+
+
+def test_the_heatmap_of_a_tile_lies_over_it(
+    qtbot: Any, ready: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    (layer,) = [layer for layer in viewer.layers if layer.name.startswith(TILE)]
+    left, top, right, bottom = ready._tile.level0_box
+    assert shown.world_to_data(layer.data_to_world((-0.5, -0.5))) == pytest.approx((top - 0.5, left - 0.5))
+    assert shown.world_to_data(layer.data_to_world((31.5, 31.5))) == pytest.approx(
+        (bottom - 0.5, right - 0.5)
+    )
+    assert layer.visible
+    target = layer.metadata[KEY]["target"]
+    assert layer.name == f"{TILE}: {target}"
+
+
+@pytest.mark.parametrize("place", [(-5.0, 10.0), (900.0, 10.0)])
+def test_a_click_beside_the_slide_is_one_sentence(
+    qtbot: Any,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    errors: list[str],
+    place: tuple[float, float],
+) -> None:
+    pick(qtbot, ready, viewer, slide, place)
+    assert len(errors) == 1
+    assert "lies off tiny.tiff" in errors[0]
+    assert ready._tile is None
+
+
+def test_a_click_without_a_slide_is_one_sentence(
+    qtbot: Any, ready: EditBinding, viewer: Any, shown: Any, errors: list[str]
+) -> None:
+    viewer.layers.remove(shown)
+    ready._view.pick_button.click()
+    click(viewer, (5.0, 5.0))
+    assert errors == ["There is no slide open; drop a slide on the window first."]
+
+
+def test_the_newest_patch_of_the_tray_is_taken(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, errors: list[str]
+) -> None:
+    session = session_of(viewer)
+    qtbot.mouseClick(view.tray_button, LEFT)
+    assert len(errors) == 1
+    assert "tray holds no patch of this slide" in errors[0]
+    for place in (EPITHELIUM_XY, STROMA_XY):
+        session.add_to_tray(cut_tile(slide, place, size_px=64, mpp=0.5))
+    session.add_to_tray(replace(session.tray[0], slide_digest="another"))
+    qtbot.mouseClick(view.tray_button, LEFT)
+    idle(qtbot, ready)
+    assert ready._tile.centre == STROMA_XY
+    assert ready._tile.pixels.shape == (32, 32, 3), "cut again at the size the generator draws"
+    assert len(errors) == 1
+
+
+def test_zoom_puts_the_tile_in_the_middle(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    qtbot.mouseClick(view.zoom_button, LEFT)
+    left, top, right, bottom = ready._tile.level0_box
+    middle = world_of(((left + right) / 2, (top + bottom) / 2), slide.info)
+    assert viewer.scene.camera.center[-2:] == pytest.approx(middle)
+    assert viewer.scene.camera.zoom * 32 == pytest.approx(250), "32 µm are 250 px wide"
+
+
+# Reverse search
+
+
+def test_a_search_finds_the_tile_again_and_offers_edits(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    viewer.layers.selection.active = shown
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    qtbot.mouseClick(view.search_button, LEFT)
+    assert view.search_button.isHidden()
+    assert not view.cancel_button.isHidden()
+    idle(qtbot, ready)
+    assert not view.search_button.isHidden()
+    assert view.search_note.text().startswith("Found: RMSE ")
+    assert [view.target_box.itemText(i) for i in range(view.target_box.count())] == ["class stroma"]
+    assert view.slider.isEnabled()
+    assert view.edit_note.text().startswith(f"Frame 0 of {FRAMES - 1}; tile: epithelium ")
+    for line in ("pixels", "heatmap"):
+        assert all(has_picture(view, line, column) for column in ("tile", "reconstruction", "edit"))
+    assert {RECONSTRUCTION, EDIT} < names(viewer)
+    assert viewer.layers.selection.active is shown
+
+
+def test_what_was_drawn_lies_on_its_tile_and_says_where_it_is_from(
+    qtbot: Any, ready: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    left, top, *_ = ready._tile.level0_box
+    for name in (RECONSTRUCTION, EDIT):
+        layer = viewer.layers[name]
+        assert shown.world_to_data(layer.data_to_world((-0.5, -0.5))) == pytest.approx(
+            (top - 0.5, left - 0.5)
+        )
+        facts = layer.metadata[KEY]
+        assert facts["synthetic"] is True
+        assert facts["model_digest"] == ready._models.generator.checkpoint.digest
+        assert facts["slide_digest"] == slide.info.digest
+        assert len(facts["latent_point"]["values"]) == 8
+    assert all(layer.metadata[KEY] for layer in viewer.layers)
+
+
+def test_the_tile_is_searched_in_its_own_class(
+    qtbot: Any, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = edits.reverse_search, []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["label"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(edits, "reverse_search", recorded)
+    for place in (EPITHELIUM_XY, STROMA_XY, (220.5, 310.5)):
+        pick(qtbot, ready, viewer, slide, place)
+        search(qtbot, ready)
+    assert asked == ["epithelium", "stroma", None], "in the hole the class is not known"
+
+
+def endless(entered: threading.Event, stopped: threading.Event, *, late_preview: bool = False) -> Any:
+    """Return a search that goes on until it is asked to stop; then it may show one more image."""
+
+    def run(*_: Any, should_stop: Callable[[], bool], on_step: Any, **__: Any) -> list[None]:
+        entered.set()
+        while not should_stop():
+            pass
+        if late_preview:
+            on_step(25, np.zeros((1, 32, 32, 3), np.uint8))
+        stopped.set()
+        return [None]
+
+    return run
+
+
+def test_a_search_can_be_cancelled(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, stopped = threading.Event(), threading.Event()
+    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped))
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    qtbot.mouseClick(view.search_button, LEFT)
+    qtbot.waitUntil(entered.is_set)
+    qtbot.mouseClick(view.cancel_button, LEFT)
+    assert view.search_note.text() == "The search was cancelled."
+    assert not view.search_button.isHidden()
+    qtbot.waitUntil(stopped.is_set)
+    idle(qtbot, ready)
+    qtbot.wait(20)
+    assert view.search_note.text() == "The search was cancelled."
+    assert not view.slider.isEnabled()
+    assert EDIT not in names(viewer)
+
+
+def test_a_search_that_was_left_shows_nothing_in_the_next_tile(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, stopped = threading.Event(), threading.Event()
+    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped, late_preview=True))
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    qtbot.mouseClick(view.search_button, LEFT)
+    qtbot.waitUntil(entered.is_set)
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    qtbot.waitUntil(stopped.is_set)
+    idle(qtbot, ready)
+    assert ready._tile.label == "stroma"
+    assert not view.search_button.isHidden()
+    assert not has_picture(view, "pixels", "reconstruction"), "that was the other tile's"
+
+
+def test_the_search_shows_how_far_it_is(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_step, go_on = threading.Event(), threading.Event()
+    real = edits.reverse_search
+
+    def slow(*arguments: Any, on_step: Any, **options: Any) -> Any:
+        on_step(2, np.zeros((1, 32, 32, 3), np.uint8))
+        shown_step.set()
+        assert go_on.wait(30)
+        return real(*arguments, on_step=on_step, **options)
+
+    monkeypatch.setattr(edits, "reverse_search", slow)
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    qtbot.mouseClick(view.search_button, LEFT)
+    qtbot.waitUntil(lambda: shown_step.is_set() and view.progress.value() == 2)
+    assert view.progress.maximum() == 3
+    assert has_picture(view, "pixels", "reconstruction")
+    go_on.set()
+    idle(qtbot, ready)
+    assert view.search_note.text().startswith("Found")
+
+
+# The slider
+
+
+def test_the_slider_only_assigns(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    layer, reconstruction = viewer.layers[EDIT], viewer.layers[RECONSTRUCTION].data.copy()
+    computed: list[str] = []
+    for name in ("interpolate_tiles", "flip_tile", "heatmaps_of", "reverse_search"):
+        monkeypatch.setattr(edits, name, lambda *_, name=name, **__: computed.append(name))
+    shown_frames = []
+    for index in range(FRAMES):
+        view.slider.setValue(index)
+        shown_frames.append(layer.data.copy())
+        assert np.array_equal(layer.data, ready._route.frames[index].pixels)
+        assert view.edit_note.text().startswith(f"Frame {index} of {FRAMES - 1}")
+        weights = layer.metadata[KEY]["latent_point"]["class_weights"]
+        assert weights == pytest.approx((1 - index / (FRAMES - 1), index / (FRAMES - 1)))
+    assert np.array_equal(shown_frames[0], reconstruction)
+    assert not np.array_equal(shown_frames[-1], shown_frames[0])
+    assert np.array_equal(viewer.layers[RECONSTRUCTION].data, reconstruction)
+    assert sum(name.startswith("SYNTHETIC") for name in names(viewer)) == 2, "no layer is added"
+    idle(qtbot, ready)
+    assert computed == []
+
+
+def test_the_flip_is_the_end_of_the_slider(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    qtbot.mouseClick(view.flip_button, LEFT)
+    flip = edits.flip_tile(ready._models.generator, ready._search.reconstruction, to="stroma")
+    assert view.slider.value() == FRAMES - 1
+    assert np.array_equal(viewer.layers[EDIT].data, flip.pixels)
+
+
+def test_the_slider_goes_towards_a_patch_of_the_tray(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edits.reverse_search
+    monkeypatch.setattr(
+        edits, "reverse_search", lambda *tiles, **options: real(*tiles, **{**options, "steps": 2})
+    )
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    other = replace(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0), label="stroma")
+    session_of(viewer).add_to_tray(other)
+    assert [view.target_box.itemText(i) for i in range(2)] == ["class stroma", "tray patch 1 (stroma)"]
+    assert view.target_box.currentIndex() == 0, "what is shown stays"
+    choose(view.target_box, 1)
+    idle(qtbot, ready)
+    (search_of_other,) = edits.reverse_search(ready._models.generator, [other], label="stroma")
+    assert ready._route.frames[-1].point.values == pytest.approx(search_of_other.inversion.point.values)
+    view.slider.setValue(FRAMES - 1)
+    assert np.array_equal(viewer.layers[EDIT].data, search_of_other.reconstruction.pixels)
+
+
+def test_a_patch_of_another_size_is_one_sentence(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, errors: list[str]
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=64, mpp=0.5))
+    choose(view.target_box, 1)
+    idle(qtbot, ready)
+    assert len(errors) == 1
+    assert "64 x 64 px" in errors[0]
+    assert view.edit_note.text() != "Drawing…", "nothing is drawn any more"
+
+
+def test_the_slider_goes_where_the_list_says_after_a_patch_is_taken_out(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edits.reverse_search
+    monkeypatch.setattr(
+        edits, "reverse_search", lambda *tiles, **options: real(*tiles, **{**options, "steps": 2})
+    )
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    session = session_of(viewer)
+    session.add_to_tray(replace(cut_tile(slide, (600.5, 200.5), size_px=32, mpp=1.0), label="stroma"))
+    choose(view.target_box, 1)
+    idle(qtbot, ready)
+    session.remove_from_tray(0)
+    idle(qtbot, ready)
+    assert view.target_box.currentText() == "class stroma"
+    assert ready._route.frames[-1].point.class_weights == (0.0, 1.0)
+    assert ready._route.frames[-1].point.values == pytest.approx(ready._search.inversion.point.values)
+
+
+# Grad-CAM
+
+
+def test_heatmaps_are_switched_off_and_on(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    view.heatmap_check.click()
+    idle(qtbot, ready)
+    assert names(viewer) == {"tiny.tiff"}
+    assert not has_picture(view, "heatmap", "tile")
+    search(qtbot, ready)
+    assert names(viewer) == {"tiny.tiff", RECONSTRUCTION, EDIT}
+    view.heatmap_check.click()
+    idle(qtbot, ready)
+    maps = sorted(name.split(":")[0] for name in names(viewer) if name.startswith("Grad-CAM"))
+    assert maps == ["Grad-CAM edit", "Grad-CAM reconstruction", "Grad-CAM tile"]
+    assert all(has_picture(view, "heatmap", column) for column in ("tile", "reconstruction", "edit"))
+
+
+def test_evidence_is_mapped_for_the_class_that_is_chosen(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    for index, name in ((1, "epithelium"), (2, "stroma")):
+        choose(view.heatmap_class_box, index)
+        idle(qtbot, ready)
+        assert names(viewer) == {"tiny.tiff", f"{TILE}: {name}"}
+    search(qtbot, ready)
+    targets = {layer.metadata[KEY]["target"] for layer in viewer.layers if layer.name.startswith("Grad-CAM")}
+    assert targets == {"stroma"}
+
+
+def test_heatmaps_are_on_one_scale(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    choose(view.heatmap_class_box, 1)
+    idle(qtbot, ready)
+    search(qtbot, ready)
+    heatmaps = [seen.heatmap for seen in ready._route.seen] + [ready._tile_seen.heatmap]
+    maximum = max(float(item.values.max()) for item in heatmaps)
+    assert maximum > 0
+    layer = viewer.layers["Grad-CAM edit: epithelium"]
+    alpha = np.clip(heatmaps[0].values / maximum, 0, 1) * 255
+    assert layer.data[..., 3] == pytest.approx(alpha, abs=0.51)
+
+
+# Another tile, another network, a layer that is gone
+
+
+def test_another_tile_takes_the_layers_of_the_last_away(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    mine = viewer.add_image(np.zeros((4, 4)), name="mine")
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    assert {"tiny.tiff", "mine"} < names(viewer)
+    assert not any(name.startswith("SYNTHETIC") for name in names(viewer))
+    assert mine in viewer.layers
+    assert not view.slider.isEnabled()
+    assert not has_picture(view, "pixels", "edit")
+    view.slider.setValue(5)
+    assert not any(name.startswith("SYNTHETIC") for name in names(viewer))
+
+
+def test_a_layer_that_was_removed_comes_back_with_the_slider(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    viewer.layers.remove(EDIT)
+    view.slider.setValue(4)
+    assert np.array_equal(viewer.layers[EDIT].data, ready._route.frames[4].pixels)
+    viewer.layers[EDIT].name = "my favourite"
+    view.slider.setValue(5)
+    assert np.array_equal(viewer.layers[EDIT].data, ready._route.frames[5].pixels)
+    assert sum(name.startswith("SYNTHETIC") for name in names(viewer)) == 2
+
+
+def test_another_generator_gets_the_tile_at_its_own_size(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tile of 32 px means nothing to a generator that draws 16 px."""
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    before = ready._models.generator
+    smaller = replace(before, checkpoint=replace(before.checkpoint, size_px=16, mpp=0.5, digest="smaller"))
+    monkeypatch.setattr(edit_binding, "load_models", lambda *_: Models(smaller, None))
+    choose(view.generator_box, 0)
+    idle(qtbot, ready)
+    assert "16 px" in view.models_note.text()
+    assert ready._tile.pixels.shape == (16, 16, 3)
+    assert ready._tile.centre == pytest.approx(STROMA_XY)
+    assert errors == []
+
+
+# Closing the dock
+
+
+@pytest.mark.parametrize("how", ["close", "x", "window"])
+def test_a_closed_dock_lets_go_of_everything(
+    qtbot: Any,
+    proxy: Any,
+    viewer: Any,
+    slide: Slide,
+    shown: Any,
+    listed: Trained,
+    end_dock: Callable[[Any, str], None],
+    how: str,
+) -> None:
+    session = session_of(viewer)
+    signals = (
+        session.tray_changed,
+        session.annotations_changed,
+        session.dataset_changed,
+        session.runs_changed,
+    )
+    before, callbacks = [len(signal) for signal in signals], list(viewer.mouse_drag_callbacks)
+    view = EditView()
+    binding = EditBinding(proxy, view)
+    loaded(qtbot, binding)
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, binding)
+    assert viewer.mouse_drag_callbacks != callbacks
+    if how == "close":
+        binding.close()
+        binding.close()
+    else:
+        end_dock(view, how)
+    assert [len(signal) for signal in signals] == before
+    assert viewer.mouse_drag_callbacks == callbacks
+    assert {RECONSTRUCTION, EDIT} < names(viewer), "what was drawn stays"
+    session.add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
+    session.runs_changed.emit()
+    qtbot.wait(20)
+    if how == "close":
+        end_dock(view, "window")
+
+
+@pytest.mark.parametrize("how", ["x", "window"])
+def test_a_search_ends_with_its_dock(
+    qtbot: Any,
+    proxy: Any,
+    viewer: Any,
+    slide: Slide,
+    shown: Any,
+    listed: Trained,
+    end_dock: Callable[[Any, str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    entered, stopped = threading.Event(), threading.Event()
+    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped, late_preview=True))
+    view = EditView()
+    view.binding = EditBinding(proxy, view)
+    loaded(qtbot, view.binding)
+    pick(qtbot, view.binding, viewer, slide, EPITHELIUM_XY)
+    view.search_button.click()
+    qtbot.waitUntil(entered.is_set)
+    end_dock(view, how)
+    del view
+    gc.collect()
+    qtbot.waitUntil(stopped.is_set)
+    qtbot.wait(20)
+    assert EDIT not in names(viewer)
+
+
+@pytest.mark.parametrize("how", ["x", "window"])
+def test_a_viewer_that_is_gone_takes_its_session_along(
+    qtbot: Any, slide: Slide, listed: Trained, end_dock: Callable[[Any, str], None], how: str
+) -> None:
+    from napari.components import ViewerModel
+    from napari.utils._proxies import PublicOnlyProxy
+
+    viewer = ViewerModel()
+    add(viewer, slide_layer(slide))
+    view = EditView()
+    view.binding = EditBinding(PublicOnlyProxy(viewer), view)
+    idle(qtbot, view.binding)
+    ends = weakref.ref(viewer), weakref.ref(session_of(viewer)), weakref.ref(view.binding)
+    end_dock(view, how)
+    del view, viewer
+    qtbot.wait(20)
+    gc.collect()
+    assert [end() for end in ends] == [None, None, None]

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
+
+from napari_histolatent._napari.widgets.edit_view import CLASS_SEEN, COLUMNS, FRAMES, EditView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+LEFT = Qt.MouseButton.LeftButton
+MODELS = [("new (running)", "/runs/new"), ("old (finished)", "/runs/old")]
+
+
+@pytest.fixture
+def view(qtbot: Any) -> EditView:
+    widget = EditView()
+    qtbot.addWidget(widget)
+    return widget
+
+
+def choose(qtbot: Any, box: Any, key: Any = Qt.Key.Key_Down) -> None:
+    """Choose the next entry, as a user does: a program's change gives no signal."""
+    box.setFocus()
+    qtbot.keyClick(box, key)
+
+
+def test_what_the_user_does_goes_out(qtbot: Any, view: EditView) -> None:
+    told: list[Any] = []
+    view.generator_chosen.connect(lambda path: told.append(("generator", path)))
+    view.classifier_chosen.connect(lambda path: told.append(("classifier", path)))
+    view.picking_switched.connect(lambda on: told.append(("picking", on)))
+    view.from_tray_requested.connect(lambda: told.append("tray"))
+    view.zoom_requested.connect(lambda: told.append("zoom"))
+    view.search_requested.connect(lambda: told.append("search"))
+    view.cancel_requested.connect(lambda: told.append("cancel"))
+    view.target_chosen.connect(lambda: told.append("target"))
+    view.slider_moved.connect(lambda i: told.append(("slider", i)))
+    view.heatmaps_switched.connect(lambda: told.append("heatmaps"))
+    for box in (view.generator_box, view.classifier_box):
+        view.set_models(box, MODELS, "/runs/new")
+    view.set_targets([("class a", "a"), ("tray patch 1", 0)], 0)
+    view.set_heatmap_classes(["a", "b"])
+    view.set_ready(has_tile=True, has_point=True)
+    view.set_searching(True)
+    view.set_searching(False)
+    assert told == [], "setters are silent"
+
+    choose(qtbot, view.generator_box)
+    choose(qtbot, view.classifier_box)
+    qtbot.mouseClick(view.pick_button, LEFT)
+    qtbot.mouseClick(view.pick_button, LEFT)
+    for button in (view.tray_button, view.zoom_button, view.search_button, view.cancel_button):
+        qtbot.mouseClick(button, LEFT)
+    choose(qtbot, view.target_box)
+    view.slider.setValue(3)
+    qtbot.mouseClick(view.flip_button, LEFT)
+    view.heatmap_check.click()
+    choose(qtbot, view.heatmap_class_box)
+    assert told == [
+        ("generator", "/runs/old"),
+        ("classifier", "/runs/old"),
+        ("picking", True),
+        ("picking", False),
+        "tray",
+        "zoom",
+        "search",
+        "cancel",
+        "target",
+        ("slider", 3),
+        ("slider", FRAMES - 1),
+        "heatmaps",
+        "heatmaps",
+    ]
+
+
+def test_without_a_tile_there_is_nothing_to_search(qtbot: Any, view: EditView) -> None:
+    with qtbot.assertNotEmitted(view.search_requested), qtbot.assertNotEmitted(view.zoom_requested):
+        qtbot.mouseClick(view.search_button, LEFT)
+        qtbot.mouseClick(view.zoom_button, LEFT)
+    edits = (view.target_box, view.flip_button, view.slider)
+    for has_tile, has_point in ((False, False), (True, False), (True, True), (False, False)):
+        view.set_ready(has_tile=has_tile, has_point=has_point)
+        assert view.search_button.isEnabled() == view.zoom_button.isEnabled() == has_tile
+        assert {widget.isEnabled() for widget in edits} == {has_point}
+        assert view.pick_button.isEnabled()
+
+
+def test_a_search_can_be_cancelled_while_it_runs(view: EditView) -> None:
+    for searching in (False, True, False):
+        view.set_searching(searching)
+        assert view.cancel_button.isHidden() != searching
+        assert view.progress.isHidden() != searching
+        assert view.search_button.isHidden() == searching
+
+
+def test_progress_is_shown(view: EditView) -> None:
+    view.set_progress(125, 500)
+    assert (view.progress.value(), view.progress.maximum()) == (125, 500)
+
+
+def test_models_are_listed(view: EditView) -> None:
+    view.set_models(view.generator_box, MODELS, "/runs/old")
+    assert view.generator_box.currentData() == "/runs/old"
+    view.set_models(view.generator_box, MODELS, None)
+    assert view.generator_box.currentData() is None
+    assert view.generator_box.placeholderText() == "choose a run"
+    view.set_models(view.generator_box, [], None)
+    assert view.generator_box.count() == 0
+    assert "none trained yet" in view.generator_box.placeholderText()
+    assert view.classifier_box.count() == 0, "each list is its own"
+
+
+def test_targets_are_listed(view: EditView) -> None:
+    view.set_targets([("class a", "a"), ("tray patch 1", 0), ("tray patch 2", 1)], 2)
+    assert view.target_box.currentData() == 1
+    assert [view.target_box.itemData(i) for i in range(3)] == ["a", 0, 1]
+
+
+def test_evidence_is_for_the_class_it_sees_unless_one_is_named(view: EditView) -> None:
+    view.set_heatmap_classes(["a", "b"])
+    assert [view.heatmap_class_box.itemText(i) for i in range(3)] == [CLASS_SEEN, "a", "b"]
+    assert [view.heatmap_class_box.itemData(i) for i in range(3)] == [None, "a", "b"]
+    assert view.heatmap_class_box.currentData() is None
+    view.set_heatmap_classes(["c"])
+    assert [view.heatmap_class_box.itemText(i) for i in range(2)] == [CLASS_SEEN, "c"]
+
+
+def test_the_class_that_was_chosen_stays(view: EditView) -> None:
+    """Another generator of the same classes is loaded: what the user chose is not taken back."""
+    view.set_heatmap_classes(["a", "b"])
+    view.heatmap_class_box.setCurrentIndex(2)
+    view.set_heatmap_classes(["a", "b"])
+    assert view.heatmap_class_box.currentData() == "b"
+    assert view.heatmap_class_box.count() == 3
+
+
+def test_the_slider_goes_from_the_first_image_to_the_last(view: EditView) -> None:
+    assert (view.slider.minimum(), view.slider.maximum(), view.slider.value()) == (0, FRAMES - 1, 0)
+
+
+def test_each_picture_has_its_place(view: EditView, noise: Callable[..., np.ndarray]) -> None:
+    places = [(line, name) for line in ("pixels", "heatmap") for name in COLUMNS]
+    for shown, place in enumerate(places, start=1):
+        view.set_picture(*place, noise(32, 32))
+        filled = [label for label in view.findChildren(QLabel) if not label.pixmap().isNull()]
+        assert len(filled) == shown
+    view.set_picture("heatmap", "edit", None)
+    assert sum(not label.pixmap().isNull() for label in view.findChildren(QLabel)) == len(places) - 1
+
+
+def test_what_a_network_drew_is_marked(view: EditView) -> None:
+    texts = {label.text() for label in view.findChildren(QLabel)}
+    assert {"tile", "reconstruction\n(SYNTHETIC)", "edit\n(SYNTHETIC)"} <= texts
