@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 import napari_histolatent
 from napari_histolatent import cli, slides
+from napari_histolatent._files import digest_of_file
 from napari_histolatent._pictures import open_picture, save_picture
 from napari_histolatent.annotations import Annotations, Region, write_geojson
 from napari_histolatent.cli import app, run_command
@@ -524,10 +525,11 @@ def test_sample(run: Callable[..., Outcome], folder: Path, models: Models) -> No
     report = outcome.report
     assert (report["model_digest"], report["seed"]) == (models.digest, 5)
     assert {Path(name) for name in report["files"]} == set(out.iterdir())
+    assert report["digests"] == [digest_of_file(Path(name)) for name in report["files"]]
     chunks = [chunk_of(name) for name in report["files"]]
     assert [chunk["label"] for chunk in chunks] == ["epithelium", "stroma", "epithelium"]
     for chunk in chunks:
-        assert chunk["synthetic"] is True
+        assert (chunk["synthetic"], chunk["seed"]) == (True, 5)
         assert chunk["model_digest"] == chunk["latent_point"]["checkpoint_digest"] == models.digest
         assert "seed 5" in chunk["latent_point"]["origin"]
         assert len(chunk["latent_point"]["values"]) == GAN.z_dim
@@ -621,7 +623,7 @@ def test_interpolate(run: Callable[..., Outcome], folder: Path, models: Models) 
         np.testing.assert_allclose(ours, theirs, atol=1)
     strip = chunk_of(report["strip"])
     assert (strip["synthetic"], strip["model_digest"]) == (True, models.digest)
-    assert (strip["from"], strip["to"]) == ("sample_0000", "sample_0001")
+    assert [Path(strip[end]).stem for end in ("from", "to")] == ["sample_0000", "sample_0001"]
     assert open_picture(Path(report["strip"]))[0].shape == (32, 4 * 32 + 3 * 4, 3)
 
 
@@ -642,9 +644,11 @@ def test_gradcam(run: Callable[..., Outcome], folder: Path, models: Models, tiny
         assert chunk_of(overlay)["heatmap"]["target"] == "stroma"
         with tifffile.TiffFile(raw) as file:
             values = file.asarray()
-            facts = json.loads(file.pages[0].description)  # type: ignore[union-attr]
+            described = json.loads(file.pages[0].description)  # type: ignore[union-attr]
         assert (values.shape, values.dtype) == ((32, 32), np.float32)
         assert values.min() >= 0
+        assert described["synthetic"] is synthetic
+        facts = described["heatmap"]
         assert facts["maximum"] == item["maximum"] == pytest.approx(float(values.max()))
         assert facts["classifier_digest"] == item["classifier_digest"]
     assert report["images"][0]["level0_box"] == [168, 168, 232, 232]
@@ -1096,8 +1100,9 @@ def test_the_whole_path_with_the_installed_command(
 
     real = chunk_of(folder / real_a)
     assert (real["synthetic"], real["x"], real["y"], real["latent_point"]) == (False, 200, 200, None)
-    drawn = [a, b, flip, *between["files"]]
-    for name in drawn:
+    for name in (a, flip, *between["files"]):
+        assert chunk_of(folder / name)["source"].endswith("tiny.tiff@200,200"), name
+    for name in (a, b, flip, *between["files"]):
         chunk = chunk_of(folder / name)
         assert chunk["synthetic"] is True
         assert chunk["model_digest"] == found["model_digest"]

@@ -86,11 +86,16 @@ def test_json_is_written_and_read_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
 
 
-def test_a_number_that_json_has_not_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_number_that_json_has_not_becomes_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"kid": float("nan"), "all": [1.5, (float("inf"), "x")]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"kid": None, "all": [1.5, [None, "x"]]}
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"kid": 0.1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"kid": float("nan")})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"kid": object()})
     assert json.loads(path.read_text()) == {"kid": 0.1}
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from napari_histolatent.errors import UserError
 from napari_histolatent._pictures import enlarged, marked, open_picture, save_picture, strip
+from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path

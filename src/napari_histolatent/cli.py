@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import napari_histolatent
-from napari_histolatent._files import digest_of_file, file_name_of, replacing
+from napari_histolatent._files import digest_of_file, file_name_of, replacing, without_nan
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ SlideMppOption = Annotated[
     float | None,
     typer.Option("--slide-mpp", help="Pixel size of level 0 in µm, where the slide does not state it."),
 ]
+MethodOption = Annotated[str, typer.Option("--method", help="Reverse search: s1.")]
 ClassifierOption = Annotated[
     str | None, typer.Option("--classifier", help="A classifier's run folder, for probabilities.")
 ]
@@ -511,7 +512,7 @@ def invert(
     label: Annotated[
         str | None, typer.Option(help="Class of the tiles; default: the one that fits best.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Reverse search: s1.")] = "s1",
+    method: MethodOption = "s1",
     steps: Annotated[int, typer.Option(help="Gradient steps.", min=1)] = 500,
     classifier: ClassifierOption = None,
     slide_mpp: SlideMppOption = None,
@@ -550,7 +551,7 @@ def invert(
         )
         reports.append(
             {
-                "image": search.tile.source,
+                "image": search.tile.opened_as,
                 "label": generator.checkpoint.classes[
                     max(range(len(point.class_weights)), key=point.class_weights.__getitem__)
                 ],
@@ -584,6 +585,7 @@ def flip(
     images: ImagesArgument,
     to: Annotated[str, typer.Option("--to", help="Class to flip to.")],
     out: OutOption,
+    method: MethodOption = "s1",
     classifier: ClassifierOption = None,
     slide_mpp: SlideMppOption = None,
     seed: SeedOption = 0,
@@ -605,12 +607,12 @@ def flip(
         edits.require_same_classes(generator, judge)
     tiles, failed = _open_tiles(generator.checkpoint, images, slide_mpp)
     reports = []
-    for tile in _with_points(generator, tiles, seed):
+    for tile in _with_points(generator, tiles, seed, method):
         flipped = edits.flip_tile(generator, tile, to=to)
         chances = edits.probabilities_of(judge, [tile, flipped]) if judge else [None, None]
         reports.append(
             {
-                "image": tile.source,
+                "image": tile.opened_as,
                 "file": _save_tile(out, flipped, images),
                 "probability_before": chances[0],
                 "probability_after": chances[1],
@@ -646,13 +648,13 @@ def interpolate(
 
     generator = load_generator(run, device=device)
     judge = load_classifier(classifier, device=device) if classifier else None
-    tiles, failed = _open_tiles(generator.checkpoint, [a, b], slide_mpp)
-    if failed:
-        raise UserError(failed[0])
+    if judge:
+        edits.require_same_classes(generator, judge)
+    tiles, _ = _open_tiles(generator.checkpoint, [a, b], slide_mpp, all_needed=True)
     first, last = _with_points(generator, tiles, seed)
     drawn = edits.interpolate_tiles(generator, first, last, frames=frames)
     files = [_save_tile(out, tile, [a, b]) for tile in drawn]
-    provenance = drawn[0].provenance | {"from": first.source, "to": last.source}
+    provenance = drawn[0].provenance | {"from": first.name, "to": last.name}
     figure = marked(strip([tile.pixels for tile in drawn]))
     all_in_one = save_picture(out / f"{file_name_of(first.name)}_strip.png", figure, provenance)
     chances = edits.probabilities_of(judge, drawn) if judge else None
@@ -694,10 +696,11 @@ def gradcam(
         facts = edits.heatmap_report(judge, tile, heatmap)
         overlay = _unlike(out / f"{file_name_of(tile.name)}_gradcam.png", images)
         figure = overlaid(tile.pixels, heatmap)
-        save_picture(overlay, marked(figure) if tile.synthetic else figure, facts)
+        provenance = tile.provenance | {"heatmap": facts}
+        save_picture(overlay, marked(figure) if tile.synthetic else figure, provenance)
         raw = out / f"{file_name_of(tile.name)}_gradcam.tif"
         with writing_to(out), replacing(raw) as temporary:
-            tifffile.imwrite(temporary, heatmap.values, description=json.dumps(facts))
+            tifffile.imwrite(temporary, heatmap.values, description=json.dumps(provenance))
         reports.append(facts | {"files": [str(overlay), str(raw)]})
     lines = [f"{v['image']}: {v['target']} {v['probability']:.2f}, layer {v['layer']}" for v in reports]
     _report({"images": reports, "failed": failed}, as_json, lines)
@@ -722,9 +725,9 @@ def _resolution(level: int | None, mpp: float | None, mag: float | None) -> tupl
 
 
 def _open_tiles(
-    checkpoint: Any, images: Sequence[str], slide_mpp: float | None
+    checkpoint: Any, images: Sequence[str], slide_mpp: float | None, *, all_needed: bool = False
 ) -> tuple[list[Tile], list[str]]:
-    """Return the tiles that could be opened, and a sentence for each that could not; all failing is an error."""
+    """Return the tiles that could be opened, and a sentence for each that could not; none at all is an error."""
     from napari_histolatent.jobs.tiles import open_tile
 
     tiles: list[Tile] = []
@@ -733,6 +736,8 @@ def _open_tiles(
         try:
             tile = open_tile(image, size_px=checkpoint.size_px, mpp=checkpoint.mpp, slide_mpp=slide_mpp)
         except UserError as error:
+            if all_needed:
+                raise
             failed.append(str(error))
             continue
         # Files are named after their tile: two pictures of one name must not become one.
@@ -745,7 +750,7 @@ def _open_tiles(
     return tiles, failed
 
 
-def _with_points(generator: Any, tiles: Sequence[Tile], seed: int) -> list[Tile]:
+def _with_points(generator: Any, tiles: Sequence[Tile], seed: int, method: str = "s1") -> list[Tile]:
     """Return the tiles as their generator draws them: a tile without a point of this generator is searched."""
     from napari_histolatent.jobs import edits
 
@@ -754,7 +759,7 @@ def _with_points(generator: Any, tiles: Sequence[Tile], seed: int) -> list[Tile]
         if edits.has_point_of(generator, tile):
             ready.append(tile)
         else:
-            (search,) = edits.reverse_search(generator, [tile], seed=seed)
+            (search,) = edits.reverse_search(generator, [tile], seed=seed, method=method)
             _messages.print(f"{tile.name}: searched, RMSE {search.inversion.rmse:.3f}", markup=False)
             ready.append(search.reconstruction)
     return ready
@@ -833,7 +838,7 @@ def _report_run(run: Run, status: RunStatus, as_json: bool) -> None:
 
 def _report(facts: dict[str, Any], as_json: bool, lines: Sequence[str]) -> None:
     if as_json:
-        _print(json.dumps(facts, default=_plain))
+        _print(json.dumps(without_nan(facts), default=_plain))
     else:
         for line in lines:
             _print(line)
@@ -851,7 +856,8 @@ def _print(line: str) -> None:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_messages, transient=True) as progress:
+    # Where nobody watches, a bar is only noise in the log.
+    with Progress(*columns, console=_messages, transient=True, disable=not _messages.is_terminal) as progress:
         yield progress
 
 

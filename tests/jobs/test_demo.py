@@ -250,7 +250,7 @@ def test_other_regions_are_refused_and_change_nothing(story: Story, tmp_path: Pa
     document["features"][0]["geometry"]["coordinates"][0][-1] = [70, 70]
     other.write_text(json.dumps(document))
     before = {path: path.stat().st_mtime_ns for path in story.out.rglob("*")}
-    with pytest.raises(UserError, match="a demo of another slide, other regions or another size"):
+    with pytest.raises(UserError, match="a demo of another slide, other regions or other settings"):
         again(story, annotations=other)
     assert {path: path.stat().st_mtime_ns for path in story.out.rglob("*")} == before
 
@@ -273,7 +273,7 @@ def test_a_training_that_fails_is_one_sentence(story: Story, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("changes", [{"steps": STEPS + 1}, {"seed": 1}])
 def test_networks_of_other_settings_are_not_taken_for_these(story: Story, changes: dict[str, int]) -> None:
-    with pytest.raises(RunError, match="a demo with other training settings; choose another folder"):
+    with pytest.raises(UserError, match="other regions or other settings; choose another folder"):
         again(story, **changes)
     assert Run(story.out / "gan").status().step == STEPS
 

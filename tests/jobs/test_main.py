@@ -7,14 +7,14 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import safetensors.torch
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.jobs import __main__ as process
 from napari_histolatent.jobs.follow import new_training
+from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
 from napari_histolatent.runs import _run as runs_module
 from tests.jobs.tiny import CLASSIFIER, GAN
@@ -111,11 +111,15 @@ def test_a_sigterm_asks_the_run_to_stop(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_a_disk_that_refuses_a_checkpoint_leaves_a_sentence_and_no_half(
     run: Run, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def save_file(_: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(code, os.strerror(code))
+    write = Path.write_bytes
 
-    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
+    def write_bytes(path: Path, data: bytes) -> int:
+        if path.suffix == ".safetensors":
+            write(path, data[: len(data) // 2])
+            raise OSError(code, os.strerror(code))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     assert process.main([str(run.path)]) == 2
     status = run.status()
     assert status.state in ("failed", "starting")  # this process is alive, which a real one is not
@@ -144,4 +148,8 @@ def test_a_training_that_does_not_fit_its_dataset_makes_no_run(tiny_dataset: Pat
 def test_what_a_run_is_to_do_is_in_its_folder(run: Run, tiny_dataset: Path) -> None:
     description = json.loads((run.path / "run.json").read_text())
     assert description["kind"] == "train"
-    assert description["spec"] == {"dataset": str(tiny_dataset), "config": GAN.to_json()}
+    assert description["spec"] == {
+        "dataset": str(tiny_dataset),
+        "dataset_digest": PatchDataset(tiny_dataset).digest,
+        "config": GAN.to_json(),
+    }

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_histolatent.errors import SlideError, UserError
 from napari_histolatent._pictures import save_picture
+from napari_histolatent.errors import SlideError, UserError
 from napari_histolatent.jobs.tiles import Tile, cut_tile, open_tile
 from napari_histolatent.latent import LatentPoint
 from napari_histolatent.slides import open_slide
@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     from napari_histolatent.slides import Slide
 
 POINT = LatentPoint((0.5, -1.25), (0.0, 1.0), "abcd", origin="seed 1")
+
+
+def same_origin(a: Tile, b: Tile) -> bool:
+    """Whether two tiles say the same of where they came from, whatever files they were opened as."""
+    fields = (
+        "synthetic",
+        "label",
+        "mpp",
+        "slide_digest",
+        "x",
+        "y",
+        "level0_box",
+        "model_digest",
+        "latent_point",
+    )
+    return [a.provenance[name] for name in fields] == [b.provenance[name] for name in fields]
 
 
 @pytest.fixture
@@ -43,7 +59,8 @@ def test_a_saved_tile_is_opened_as_it_was(tmp_path: Path, pixels: NDArray[np.uin
     save_picture(tmp_path / "tile.png", tile.pixels, tile.provenance)
     opened = open_tile(str(tmp_path / "tile.png"), size_px=64, mpp=0.5)
     np.testing.assert_array_equal(opened.pixels, pixels)
-    assert opened.provenance == tile.provenance
+    assert same_origin(opened, tile)
+    assert opened.name == "tile"
     assert opened.point == POINT
 
 
@@ -193,7 +210,7 @@ def test_garbled_provenance_ends_in_a_tile_or_one_sentence(
         return
     np.testing.assert_array_equal(tile.pixels, pixels)
     again = save_picture(tmp_path / "b.png", tile.pixels, tile.provenance)
-    assert open_tile(str(again), size_px=64, mpp=0.5).provenance == tile.provenance | {"name": "b"}
+    assert same_origin(open_tile(str(again), size_px=64, mpp=0.5), tile)
 
 
 def test_redrawing_keeps_the_place_and_marks_the_pixels(pixels: NDArray[np.uint8]) -> None:

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 class Reference:
     """A run of `CONFIG` that was never interrupted, though the process that launched it was."""
 
+    path: Path
     status: RunStatus
     """Where it ended."""
     own_session: bool
@@ -71,7 +72,7 @@ def reference(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         events = len(run.events()[0])
         parent.wait()
         status = wait_for_end(run)
-        yield Reference(status, session == group == child.pid != parent.pid, events)
+        yield Reference(path, status, session == group == child.pid != parent.pid, events)
     finally:
         parent.kill()
         parent.wait()

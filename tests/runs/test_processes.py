@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from PIL import Image
 
 from napari_histolatent.errors import RunError
 from napari_histolatent.jobs.follow import follow, new_training, resume, stop
@@ -53,6 +54,8 @@ def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: Reference) 
     assert set(status.losses) == {"discriminator", "generator"}
     assert status.data["checkpoint"] == f"checkpoints/step-{CONFIG.steps:08d}"
     assert status.data["sample"] == f"samples/step-{CONFIG.steps:08d}.png"
+    with Image.open(reference.path / status.data["sample"]) as sample:
+        assert sample.text["Comment"].startswith("SYNTHETIC")  # type: ignore[attr-defined]
     assert status.data["device"] == "cpu"
     assert status.message == ""
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from napari_histolatent.training.loop import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from napari_histolatent.runs import RunEvent
     from napari_histolatent.training import ClassifierConfig, TrainingConfig

@@ -14,7 +14,7 @@ from napari_histolatent._files import digest_of_file, file_name_of, write_json
 from napari_histolatent.annotations import check_annotations, read_annotations
 from napari_histolatent.errors import RunError, UserError, writing_to
 from napari_histolatent.jobs.demo_slide import DemoInput, demo_input
-from napari_histolatent.jobs.follow import follow, new_training
+from napari_histolatent.jobs.follow import follow, new_training, require_device
 from napari_histolatent.patches import GridSpec, PatchDataset, SlideSource, extract
 from napari_histolatent.runs import Run, launch
 from napari_histolatent.slides import open_slide
@@ -125,6 +125,7 @@ def run_demo(
     """
     # Read before anything is made: a wrong word must not leave a folder behind.
     config = preset(preset_name).with_changes(seed=seed, steps=steps, device=device)
+    require_device(device)
     source = demo_input(slide, annotations, out)
     _claim(out, source, config)
     demo = _Demo(DemoResult(source, out), console, config)
@@ -146,6 +147,7 @@ def _claim(out: Path, source: DemoInput, config: TrainingConfig) -> None:
     UserError
         If the folder holds anything else, or a demo of another slide, other regions or other settings.
     """
+    read_annotations(source.annotations)
     with open_slide(source.slide) as slide:
         digest = slide.info.digest
     made_of = {"slide": digest, "regions": digest_of_file(source.annotations), "training": config.to_json()}

@@ -195,11 +195,10 @@ def has_point_of(generator: LoadedGenerator, tile: Tile) -> bool:
 
 
 def heatmap_report(classifier: LoadedClassifier, tile: Tile, heatmap: Heatmap) -> dict[str, Any]:
-    """Return what files and reports say of a heatmap, with where its tile came from."""
+    """Return what files and reports say of a heatmap."""
     return {
-        **tile.provenance,
         **heatmap.to_json(),
-        "image": tile.source or tile.name,
+        "image": tile.opened_as or tile.name,
         "classifier_digest": classifier.checkpoint.digest,
     }
 

@@ -30,11 +30,7 @@ def new_training(dataset: str | Path, out: str | Path, config: TrainingConfig | 
     """
     opened = PatchDataset(Path(dataset).absolute())
     _require_size(opened, config.size_px)
-    if config.device not in ("auto", "cpu"):
-        # The process would find out too, and leave a folder behind; torch is imported only where it is asked.
-        from napari_histolatent.models.devices import resolve_device
-
-        resolve_device(config.device)
+    require_device(config.device)
     kind = TRAIN if isinstance(config, TrainingConfig) else CLASSIFIER
     return Run.create(
         out,
@@ -45,6 +41,21 @@ def new_training(dataset: str | Path, out: str | Path, config: TrainingConfig | 
             "config": config.to_json(),
         },
     )
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that is not here, before anything is made; the process would find out only later.
+
+    Raises
+    ------
+    UserError
+        If the device is not on this machine, or the name means nothing.
+    """
+    if name in ("auto", "cpu"):  # always there: no need to import torch
+        return
+    from napari_histolatent.models.devices import resolve_device
+
+    resolve_device(name)
 
 
 def _require_size(dataset: PatchDataset, size_px: int) -> None:

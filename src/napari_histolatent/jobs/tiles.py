@@ -41,7 +41,9 @@ class Tile:
     synthetic: bool = False
     label: str | None = None
     source: str = ""
-    """What it was opened as: a file, or SLIDE@X,Y; for an edit, that of the tile it was made from."""
+    """The place or file it first came from; for an edit, that of the tile it was made from."""
+    opened_as: str = ""
+    """What the user named it as: a file, or SLIDE@X,Y."""
     seed: int | None = None
     """Of what was left to chance in making it."""
 
@@ -133,7 +135,8 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
     named = _PLACE.match(image)
     if named and not Path(image).exists():
         with open_slide(named["slide"], mpp=slide_mpp) as slide:
-            return cut_tile(slide, _point_of(named), size_px=size_px, mpp=mpp)
+            tile = cut_tile(slide, _point_of(named), size_px=size_px, mpp=mpp)
+            return replace(tile, opened_as=image)
     pixels, provenance = open_picture(Path(image))
     own = provenance.get("mpp")
     try:
@@ -155,7 +158,8 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
         raise UserError(msg)
     return Tile(
         name=Path(image).stem,
-        source=image,
+        source=str(provenance.get("source") or image),
+        opened_as=image,
         pixels=pixels,
         mpp=own,
         slide_digest=provenance.get("slide_digest"),

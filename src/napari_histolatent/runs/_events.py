@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from napari_histolatent._files import without_nan
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,9 +35,8 @@ class RunEvent:
     """Seconds since 1970."""
 
     def to_line(self) -> str:
-        """Return the event as one JSON line. A value that is not finite becomes null: JSON has no NaN."""
-        values = {**vars(self), "losses": {k: _finite(v) for k, v in self.losses.items()}}
-        return json.dumps(values, allow_nan=False) + "\n"
+        """Return the event as one JSON line; a number that is not finite becomes null."""
+        return json.dumps(without_nan(vars(self)), allow_nan=False) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> RunEvent | None:
@@ -61,10 +62,6 @@ class RunEvent:
             )
         except (TypeError, ValueError):
             return None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def append_event(path: Path, event: RunEvent) -> None:
