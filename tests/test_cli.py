@@ -308,7 +308,7 @@ def test_an_interrupted_extraction_leaves_nothing(
 def test_an_interrupted_training_is_stopped_and_can_be_resumed(
     run: Callable[..., Outcome], folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path
 ) -> None:
-    steps = 250
+    steps = 200
     monkeypatch.setitem(
         training_config.PRESETS,
         "tiny",

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import socket
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
 
 
 def _temporary_beside(path: Path) -> Path:
-    # The process id tells whose it is, and whether it was left over; the rest keeps threads apart.
-    return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
+    # Host and process tell whose it is, and whether it was left over; the rest keeps threads apart.
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid4().hex[:8]}.tmp")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w]+", "_", socket.gethostname())
 
 
 @contextmanager
@@ -53,8 +58,14 @@ def _remove(path: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     """Remove what a killed process began to write here."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        owner = left.name.removeprefix(f".{path.name}.").split("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+        host, *process = left.name.removeprefix(f".{path.name}.").split("-")
+        # Of another host's processes nothing is known: the disk may be shared.
+        if (
+            host == _host()
+            and process[:1]
+            and process[0].isdigit()
+            and not psutil.pid_exists(int(process[0]))
+        ):
             _remove(left)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +57,7 @@ def no_thread_left() -> Iterator[None]:
     if QApplication.instance() is not None:
         for _ in range(3):  # what has ended may have started what waited
             QApplication.processEvents()
-            assert QThreadPool.globalInstance().waitForDone(60_000)
+            assert QThreadPool.globalInstance().waitForDone(20_000)
         QApplication.processEvents()
 
 
@@ -65,6 +66,30 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder whose runs are ended after the test."""
     yield tmp_path
     end_processes_below(tmp_path)
+
+
+class Endless:
+    """Work that goes on until it is asked to stop; a test that fails ends it too."""
+
+    def __init__(self) -> None:
+        self.entered, self.stopped, self.given_up = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(self, should_stop: Callable[[], bool], each_time: Callable[[], None] = lambda: None) -> None:
+        """Go on until `should_stop` says so."""
+        self.entered.set()
+        while not should_stop():
+            if self.given_up.wait(0.001):
+                return
+            each_time()
+        self.stopped.set()
+
+
+@pytest.fixture
+def endless() -> Iterator[Endless]:
+    """Work without an end."""
+    work = Endless()
+    yield work
+    work.given_up.set()
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from napari_histolatent._napari._editing import (
+    ModelRun,
     Models,
     Seen,
     load_models,
+    paired_classifier,
     route_to,
     runs_with_models,
     seen_in,
@@ -61,10 +63,13 @@ def test_without_runs_there_is_nothing_to_choose() -> None:
 
 
 def test_runs_are_told_apart_by_what_they_trained(listed: Trained) -> None:
-    assert runs_with_models() == (
-        [("gan (finished)", str(listed.generator))],
-        [("classifier (finished)", str(listed.classifier))],
-    )
+    (generator,), (classifier,) = runs_with_models()
+    assert (generator.kind, generator.path) == ("train", str(listed.generator))
+    assert (classifier.kind, classifier.path) == ("classifier", str(listed.classifier))
+    for run in (generator, classifier):
+        assert run.classes == CLASSES
+        assert run.checkpoint == "step-00000002"
+    assert [generator.caption, classifier.caption] == ["gan (finished)", "classifier (finished)"]
 
 
 def test_a_run_without_a_checkpoint_cannot_be_chosen(listed: Trained, tmp_path: Path) -> None:
@@ -75,7 +80,7 @@ def test_a_run_without_a_checkpoint_cannot_be_chosen(listed: Trained, tmp_path: 
     (half / "checkpoint.json").write_text("{}")
     (run.checkpoints_folder / "step-00000002").mkdir()
     generators, _ = runs_with_models()
-    assert [path for _, path in generators] == [str(listed.generator)]
+    assert [run.path for run in generators] == [str(listed.generator)]
 
 
 def test_a_broken_run_hides_no_other(listed: Trained, tmp_path: Path) -> None:
@@ -86,14 +91,61 @@ def test_a_broken_run_hides_no_other(listed: Trained, tmp_path: Path) -> None:
     assert [len(generators), len(classifiers)] == [1, 1]
 
 
+def copied(run: Path, to: Path) -> Path:
+    """Return a run of another name with the same checkpoint."""
+    made = Run.create(to, kind=Run(run).kind, spec={})
+    shutil.copytree(run / "checkpoints", made.checkpoints_folder)
+    return to
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(trained: Trained, tmp_path: Path) -> None:
+    run = copied(trained.generator, tmp_path / "run")
+    broken = run / "checkpoints" / "step-00000009"
+    broken.mkdir()
+    (broken / "checkpoint.json").write_text("{}")
+    (generator,), _ = runs_with_models()
+    assert generator.checkpoint == "step-00000002"
+
+
 def test_the_newest_run_comes_first(trained: Trained, tmp_path: Path) -> None:
     for age, name in ((300, "old"), (100, "new"), (200, "between")):
-        run = Run.create(tmp_path / name, kind="train", spec={})
-        shutil.copytree(trained.generator / "checkpoints", run.checkpoints_folder)
-        made = (run.path / "run.json").stat().st_mtime - age
-        os.utime(run.path / "run.json", (made, made))
+        file = copied(trained.generator, tmp_path / name) / "run.json"
+        made = file.stat().st_mtime - age
+        os.utime(file, (made, made))
     generators, _ = runs_with_models()
-    assert [caption for caption, _ in generators] == ["new (new)", "between (new)", "old (new)"]
+    assert [run.caption for run in generators] == ["new (new)", "between (new)", "old (new)"]
+
+
+def test_a_run_that_learns_on_is_not_what_it_was(trained: Trained, tmp_path: Path) -> None:
+    run = copied(trained.generator, tmp_path / "run")
+    (before,), _ = runs_with_models()
+    Run(run).append(RunEvent("started", 0, 9))
+    (started,), _ = runs_with_models()
+    assert started == before, "its words are another, its network is the same"
+    assert started.caption != before.caption
+    shutil.copytree(run / "checkpoints" / "step-00000002", run / "checkpoints" / "step-00000004")
+    (after,), _ = runs_with_models()
+    assert after != before
+
+
+def classifier_of(name: str, *classes: str) -> ModelRun:
+    return ModelRun("classifier", f"/runs/{name}", "step-1", classes, name)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(None, "newer"), ("newer", "newer"), ("older", "older"), ("fat", "newer"), ("gone", "newer")],
+)
+def test_a_generator_gets_a_classifier_of_its_classes(before: str | None, expected: str) -> None:
+    runs = {
+        "fat": classifier_of("fat", "fat", "stroma"),
+        "newer": classifier_of("newer", "stroma", "epithelium"),
+        "older": classifier_of("older", "epithelium", "stroma"),
+    }
+    last = None if before is None else runs.get(before, classifier_of("gone", *CLASSES))
+    assert paired_classifier(CLASSES, list(runs.values()), last) == runs[expected]
+    assert paired_classifier(("fat",), list(runs.values()), last) is None
+    assert paired_classifier(CLASSES, [], last) is None
 
 
 # Networks

@@ -8,7 +8,7 @@ import pytest
 from npe2 import PluginManifest
 from npe2.io_utils import read
 
-from napari_histolatent._napari._readers import get_slide_reader, read_slides
+from napari_histolatent._napari._readers import get_slide_reader, read_slides, slide_layer_of
 from napari_histolatent.errors import SlideError
 from tests._napari.helpers import add
 
@@ -87,19 +87,32 @@ def test_several_slides_become_a_layer_each(tiny_slide: Path, tmp_path: Path) ->
     assert [options["name"] for _, options, _ in layers] == ["tiny.tiff", "other.tiff"]
 
 
-def test_nothing_is_opened_before_the_reader_is_called(tmp_path: Path) -> None:
-    reader = get_slide_reader(str(tmp_path / "nowhere.svs"))
-    assert reader is not None
-    with pytest.raises(SlideError, match=r"nowhere\.svs"):
-        reader(str(tmp_path / "nowhere.svs"))
+def test_nothing_is_opened_before_the_reader_is_called(tmp_path: Path, errors: list[str]) -> None:
+    assert get_slide_reader(str(tmp_path / "nowhere.svs")) is read_slides
     assert get_slide_reader([]) is None
+    assert errors == []
 
 
-def test_a_broken_slide_is_refused_in_one_sentence(plugins: Any, data_dir: Path) -> None:
-    path = data_dir / "slides" / "fixtures" / "broken.svs"
+def test_a_broken_slide_is_refused_in_one_sentence(data_dir: Path) -> None:
     with pytest.raises(SlideError) as caught:
-        read([str(path)], stack=False)
-    sentence = str(caught.value)
-    assert "broken.svs" in sentence
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
+        slide_layer_of(str(data_dir / "slides" / "fixtures" / "broken.svs"))
+    assert "broken.svs" in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_napari_hears_of_a_broken_slide_once_and_adds_nothing(
+    plugins: Any, data_dir: Path, errors: list[str]
+) -> None:
+    """An error raised here would bring up a dialog that asks for another reader."""
+    path = str(data_dir / "slides" / "fixtures" / "broken.svs")
+    assert read([path], stack=False) == [(None,)]
+    assert len(errors) == 1
+    assert "broken.svs" in errors[0]
+
+
+def test_a_broken_slide_hinders_no_other(tiny_slide: Path, tmp_path: Path, errors: list[str]) -> None:
+    layers = read_slides([str(tmp_path / "nowhere.svs"), str(tiny_slide)])
+    assert [options["name"] for _, options, _ in layers] == ["tiny.tiff"]
+    assert len(errors) == 1
+    assert "nowhere.svs" in errors[0]

@@ -111,6 +111,7 @@ def picture(viewer, qtbot, path):
 def train(qtbot, dock, kind_index, steps):
     dock.kind_box.setCurrentIndex(kind_index)
     dock.form["steps"].value = steps
+    qtbot.waitUntil(lambda: dock.out_picker.path is not None, timeout=20_000)
     out = dock.out_picker.path
     qtbot.mouseClick(dock.start_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: (out / "run.json").exists(), timeout=20_000)

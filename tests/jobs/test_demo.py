@@ -19,7 +19,7 @@ from napari_histolatent.jobs import demo as demo_module
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs import follow as follow_module
 from napari_histolatent.jobs.demo import DemoResult, run_demo
-from napari_histolatent.runs import Run, RunStatus
+from napari_histolatent.runs import Run, RunEvent, RunStatus
 from tests.jobs.tiny import CLASSIFIER, GAN
 from tests.runs.processes import end_processes_below
 
@@ -255,19 +255,21 @@ def test_other_regions_are_refused_and_change_nothing(story: Story, tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in story.out.rglob("*")} == before
 
 
-def test_a_training_that_fails_is_one_sentence(story: Story, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_one_sentence(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(story.out / "dataset", out / "dataset")
     shutil.copyfile(story.out / "demo.json", out / "demo.json")
-    spec = Run(story.out / "gan").spec | {"dataset": str(tmp_path / "gone")}
-    run = Run.create(out / "gan", kind="train", spec=spec)
-    try:
-        with pytest.raises(RunError, match="Train the generator ended as failed at step 0: ") as caught:
-            again(story, out=out)
-    finally:
-        end_processes_below(out)
-    assert "\n" not in str(caught.value)
-    assert [event.kind for event in run.events()[0]] == ["failed"]
+
+    def launch(run: Run) -> None:
+        run.append(RunEvent("failed", 7, STEPS, message="The disk is full; free some space."))
+
+    monkeypatch.setattr(demo_module, "launch", launch)
+    words = "Train the generator ended as failed at step 7: The disk is full; free some space."
+    with pytest.raises(RunError) as caught:
+        again(story, out=out)
+    assert str(caught.value) == words
     assert not (out / "report.html").exists()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import UserError
@@ -11,7 +11,20 @@ from napari_histolatent.runs import Run, known_runs
 if TYPE_CHECKING:
     from napari_histolatent.explain import Heatmap
     from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.training.checkpoint import Checkpoint
     from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """A run whose network can be chosen. Equal to another while its newest checkpoint is the same."""
+
+    kind: str
+    path: str
+    checkpoint: str
+    """Name of its newest checkpoint; a run that goes on training gets a new one."""
+    classes: tuple[str, ...]
+    caption: str = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,41 @@ class Route:
     seen: tuple[Seen, ...]
 
 
-def runs_with_models() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return (caption, path) of the generators and of the classifiers that have a checkpoint, newest first."""
-    found: dict[str, list[tuple[str, str]]] = {"train": [], "classifier": []}
+def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
+    """Return the generators and the classifiers that have a checkpoint, newest first."""
+    found: dict[str, list[ModelRun]] = {"train": [], "classifier": []}
     for path in known_runs():
         try:
             run = Run(path)
         except UserError:
             continue
-        if run.kind in found and any(run.checkpoints_folder.glob("step-*/checkpoint.json")):
-            found[run.kind].append((f"{path.name} ({run.status().state})", str(path)))
+        newest = _newest_checkpoint(run) if run.kind in found else None
+        if newest is not None:
+            caption = f"{path.name} ({run.status().state})"
+            found[run.kind].append(ModelRun(run.kind, str(path), newest.path.name, newest.classes, caption))
     return found["train"], found["classifier"]
+
+
+def _newest_checkpoint(run: Run) -> Checkpoint | None:
+    from napari_histolatent.training.checkpoint import Checkpoint, checkpoints_in
+
+    for path in reversed(checkpoints_in(run.checkpoints_folder)):
+        try:
+            return Checkpoint.open(path)
+        except UserError:
+            continue
+    return None
+
+
+def paired_classifier(
+    classes: tuple[str, ...], classifiers: list[ModelRun], before: ModelRun | None
+) -> ModelRun | None:
+    """Return the classifier to go with a generator of these classes: the one before if it fits, else the newest that does."""
+    fitting = [run for run in classifiers if set(run.classes) == set(classes)]
+    for run in fitting:
+        if before is not None and run.path == before.path:
+            return run
+    return fitting[0] if fitting else None
 
 
 def load_models(generator: str, classifier: str | None) -> Models:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_DECIMALS = 4
+
+
 def form_of(
     config: Any, labels: Mapping[str, str], options: Mapping[str, dict[str, Any]] | None = None
 ) -> Container[Any]:
@@ -31,7 +34,12 @@ def form_of(
         value = getattr(config, name)
         own = {"tooltip": helps[name], **((options or {}).get(name, {}))}
         annotation = None if "choices" in own else type(value)
-        widgets.append(create_widget(value=value, annotation=annotation, name=name, label=label, options=own))
+        widget = create_widget(value=value, annotation=annotation, name=name, label=label, options=own)
+        if isinstance(value, float):
+            # Qt rounds to the two digits it shows; a scanner's pixel size has four.
+            widget.native.setDecimals(_DECIMALS)
+            widget.value = value
+        widgets.append(widget)
     return Container(widgets=widgets, labels=True)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial import cKDTree
+from shapely.geometry.polygon import orient
 
 from napari_histolatent._napari.viewing import levels_of
 from napari_histolatent.explain import translucent
@@ -91,12 +93,15 @@ def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "reg
 
 def _keyhole(polygon: Polygon) -> NDArray[np.float64]:
     """Return one (row, column) ring that runs through the holes: napari's polygons have no holes of their own."""
-    points = np.asarray(polygon.exterior.coords)
+    # Holes have to run against the outline, or the ring crosses itself; files turn them either way.
+    polygon = orient(polygon)
+    points = np.asarray(polygon.exterior.coords)[:, :2]  # some files add a z
     for hole in polygon.interiors:
-        ring = np.asarray(hole.coords)
+        ring = np.asarray(hole.coords)[:, :2]
         # Bridge where the two rings are nearest, so that the seam is short.
-        distances = np.linalg.norm(points[:, None] - ring[None, :-1], axis=2)
-        at, start = np.unravel_index(distances.argmin(), distances.shape)
+        distances, nearest = cKDTree(points).query(ring[:-1])
+        start = int(distances.argmin())
+        at = int(nearest[start])
         turned = np.vstack([np.roll(ring[:-1], -start, axis=0), ring[start]])
         points = np.vstack([points[: at + 1], turned, points[at:]])
     return points[:-1, ::-1] - 0.5

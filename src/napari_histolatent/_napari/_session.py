@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from psygnal import Signal
 
 from napari_histolatent._napari._layers import KEY
+from napari_histolatent.annotations import check_annotations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ class Session:
         self._viewer = weakref.ref(viewer)
         self._annotations: dict[str, Annotations] = {}
         self._annotation_files: dict[str, Path] = {}
+        self._regions_notes: dict[str, str] = {}
         self._tray: list[Tile] = []
         self._dataset: Path | None = None
 
@@ -52,7 +54,16 @@ class Session:
     def annotations(self) -> Annotations | None:
         """Return the regions of the current slide."""
         slide = self.slide()
-        return self._annotations.get(slide.info.digest) if slide else None
+        return self.annotations_of(slide) if slide else None
+
+    def annotations_of(self, slide: Slide) -> Annotations | None:
+        """Return the regions of a slide."""
+        return self._annotations.get(slide.info.digest)
+
+    def regions_note(self) -> str:
+        """Return what the current slide's regions hold, in words."""
+        slide = self.slide()
+        return self._regions_notes.get(slide.info.digest, "") if slide else ""
 
     def annotation_file(self) -> Path | None:
         """Return the file that the current slide's regions came from."""
@@ -63,6 +74,8 @@ class Session:
         """Take the regions of a slide."""
         self._annotations[slide.info.digest] = annotations
         self._annotation_files[slide.info.digest] = file
+        # Once: it goes over every region, and the note is asked for at each change of the layers.
+        self._regions_notes[slide.info.digest] = _described(annotations, slide)
         self.annotations_changed.emit()
 
     @property
@@ -89,6 +102,13 @@ class Session:
         """Take a dataset as the current one."""
         self._dataset = path
         self.dataset_changed.emit(str(path))
+
+
+def _described(annotations: Annotations, slide: Slide) -> str:
+    checked = check_annotations(annotations, slide.info)
+    classes = ", ".join(f"{n} {name}" for name, n in checked.classes.items())
+    outside = f"; {checked.outside} outside the slide" if checked.outside else ""
+    return f"{checked.regions} regions: {classes}{outside}"
 
 
 def _role(layer: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
@@ -17,13 +18,16 @@ Work = "Callable[[Callable[[], bool]], Any]"
 
 
 class LatestWorker:
-    """Runs one piece of work at a time. A new request stops the running one, whose result is dropped."""
+    """Runs one piece of work at a time. A new request stops the running one, whose result is dropped.
 
-    def __init__(self, *, on_error: Callable[[Exception], None] | None = None) -> None:
+    With `in_turn` every request is done, one after the other: for work that is quick and may not get lost.
+    """
+
+    def __init__(self, *, on_error: Callable[[Exception], None] | None = None, in_turn: bool = False) -> None:
         self._generation = 0
         self._running: FunctionWorker[..., Any] | None = None
-        self._waiting: tuple[Any, Any] | None = None
-        self._on_error = on_error
+        self._waiting: deque[tuple[Any, Any]] = deque()
+        self._on_error, self._in_turn = on_error, in_turn
 
     @property
     def is_busy(self) -> bool:
@@ -32,41 +36,43 @@ class LatestWorker:
 
     def submit(self, work: Callable[[Callable[[], bool]], Any], on_result: Callable[[Any], None]) -> None:
         """Run `work(should_stop)` in a thread, then `on_result(result)` on the UI thread, if still the newest."""
-        self._generation += 1
-        self._waiting = (work, on_result)
-        if self._running is None:
-            self._start()
+        if not self._in_turn:
+            self.cancel()
+        self._waiting.append((work, on_result))
+        self._start()
 
     def cancel(self) -> None:
         """Stop what runs, forget what waits; no result arrives any more."""
         self._generation += 1
-        self._waiting = None
+        self._waiting.clear()
 
     def _start(self) -> None:
-        if self._waiting is None:
+        if self._running is not None or not self._waiting:
             return
-        (work, on_result), self._waiting = self._waiting, None
+        work, on_result = self._waiting.popleft()
         generation = self._generation
 
         def stale() -> bool:
             return generation != self._generation
 
-        def guarded() -> Any:
+        def guarded() -> tuple[Any, UserError | None]:
             # An expected fault is a result: the worker's own error path is for our bugs.
+            # In a tuple, for superqt raises a result that is an exception.
             try:
-                return work(stale)
+                return work(stale), None
             except UserError as error:
-                return error
+                return None, error
 
-        def done(result: Any) -> None:
+        def done(found: tuple[Any, UserError | None]) -> None:
             self._running = None
+            result, fault = found
             if not stale():
-                if isinstance(result, UserError):
-                    show_error(str(result))
-                    if self._on_error:
-                        self._on_error(result)
-                else:
+                if fault is None:
                     on_result(result)
+                else:
+                    show_error(str(fault))
+                    if self._on_error:
+                        self._on_error(fault)
             self._start()
 
         def failed(error: Exception) -> None:
@@ -74,8 +80,8 @@ class LatestWorker:
             if self._on_error and not stale():
                 self._on_error(error)
             self._start()
-            raise error  # napari shows its traceback: this is a fault of ours
 
+        # superqt raises what is a fault of ours on the UI thread, and napari shows the traceback.
         worker = create_worker(guarded)
         worker.returned.connect(done)
         worker.errored.connect(failed)

@@ -69,6 +69,6 @@ def add_demo_layers(viewer: Any, result: DemoResult) -> None:
         # The flip lies on top; what is under it, and dense outlines, wait in the layer list.
         hidden = options["name"].startswith(("patches", "Grad-CAM tile", "Grad-CAM reconstruction"))
         getattr(viewer, f"add_{kind}")(data, visible=not hidden, **options)
-    viewer.scale_bar.visible = True
+    viewer.canvas.overlays.scale_bar.visible = True
     session.set_annotations(slide, annotations, result.source.annotations)
     session.set_dataset(result.out / "dataset")

@@ -104,5 +104,7 @@ def kernel_distance_of_images(a: Tensor, b: Tensor, *, seed: int = 0) -> float:
     """
     network = RandomFeatures(seed=seed).to(a.device)
     features_a, features_b = network(a), network(b)
-    mean, deviation = features_a.mean(0), features_a.std(0).clamp_min(1e-6)
+    mean, deviation = features_a.mean(0), features_a.std(0)
+    # A feature that hardly varies over the real images must not outweigh all others.
+    deviation = deviation.clamp_min(max(0.1 * float(deviation.median()), 1e-6))
     return kernel_distance((features_a - mean) / deviation, (features_b - mean) / deviation)

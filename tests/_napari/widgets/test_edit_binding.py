@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import threading
 import weakref
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_histolatent._files import digest_of_file
 from napari_histolatent._napari._editing import Models
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
 from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets import edit_binding
 from napari_histolatent._napari.widgets.edit_binding import EditBinding
-from napari_histolatent._napari.widgets.edit_view import FRAMES, EditView
+from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER, EditView
 from napari_histolatent.annotations import read_annotations
+from napari_histolatent.errors import UserError
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.tiles import cut_tile
 from napari_histolatent.runs._index import remember
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_histolatent.slides import Slide
-    from tests._napari.conftest import Trained
+    from tests._napari.conftest import Endless, Trained
 
 LEFT = Qt.MouseButton.LeftButton
 EPITHELIUM_XY, STROMA_XY = (120.5, 200.5), (550.5, 300.5)
@@ -70,12 +74,13 @@ def ready(qtbot: Any, listed: Trained, shown: Any, binding: EditBinding) -> Edit
 
 
 def idle(qtbot: Any, binding: EditBinding) -> None:
-    workers = (binding._lister, binding._loader, binding._picker, binding._searcher, binding._router)
-    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=60_000)
+    workers = [item for item in vars(binding).values() if isinstance(item, LatestWorker)]
+    assert workers
+    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=20_000)
 
 
 def loaded(qtbot: Any, binding: EditBinding) -> None:
-    qtbot.waitUntil(lambda: binding._models is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: binding._models is not None, timeout=20_000)
 
 
 def pick(qtbot: Any, binding: EditBinding, viewer: Any, slide: Slide, level0_xy: tuple[float, float]) -> None:
@@ -100,6 +105,28 @@ def choose(box: Any, index: int) -> None:
     box.activated.emit(index)
 
 
+def three_classes(generator: Path, folder: Path) -> Path:
+    """Return a run like this generator's, untrained, that knows fat too."""
+    import torch
+    from safetensors.torch import save_file
+
+    from napari_histolatent.models import build_gan
+
+    path = folder / "three"
+    shutil.copytree(generator, path)
+    (checkpoint,) = (path / "checkpoints").iterdir()
+    info = json.loads((checkpoint / "checkpoint.json").read_text())
+    info["classes"] = ["epithelium", "fat", "stroma"]
+    options = {name: info["config"][name] for name in ("z_dim", "base_channels")}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, _ = build_gan("cdcgan", classes=info["classes"], size_px=info["size_px"], **options)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, checkpoint / "model.safetensors")
+    info["digest"] = digest_of_file(checkpoint / "model.safetensors")
+    (checkpoint / "checkpoint.json").write_text(json.dumps(info))
+    return path
+
+
 def has_picture(view: EditView, line: str, column: str) -> bool:
     return not view._pictures[line, column].pixmap().isNull()
 
@@ -110,7 +137,7 @@ def has_picture(view: EditView, line: str, column: str) -> bool:
 def test_without_a_generator_the_way_to_one_is_told(
     qtbot: Any, view: EditView, binding: EditBinding, errors: list[str]
 ) -> None:
-    qtbot.waitUntil(lambda: not binding._lister.is_busy)
+    idle(qtbot, binding)
     assert view.generator_box.count() == 0
     view.search_requested.emit()
     view.from_tray_requested.emit()
@@ -133,7 +160,7 @@ def test_the_newest_networks_are_loaded(
 def test_a_generator_alone_draws_without_heatmaps(
     qtbot: Any, view: EditView, binding: EditBinding, viewer: Any, slide: Slide, shown: Any, trained: Trained
 ) -> None:
-    qtbot.waitUntil(lambda: not binding._lister.is_busy)
+    idle(qtbot, binding)
     remember(trained.generator)
     session_of(viewer).runs_changed.emit()
     loaded(qtbot, binding)
@@ -158,6 +185,67 @@ def test_a_run_that_ends_is_offered_and_the_choice_stays(
     choose(view.generator_box, view.generator_box.findData(str(tmp_path / "newer")))
     idle(qtbot, ready)
     assert ready._models.generator.checkpoint.path.is_relative_to(tmp_path)
+
+
+def test_a_generator_that_learnt_on_is_loaded_again(
+    qtbot: Any, view: EditView, binding: EditBinding, viewer: Any, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.generator, tmp_path / "run")
+    remember(tmp_path / "run")
+    session_of(viewer).runs_changed.emit()
+    loaded(qtbot, binding)
+    idle(qtbot, binding)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00000004")
+    session_of(viewer).runs_changed.emit()
+    qtbot.waitUntil(
+        lambda: binding._models is not None and binding._models.generator.checkpoint.path.name.endswith("4")
+    )
+
+
+def test_the_user_may_want_no_classifier(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, listed: Trained
+) -> None:
+    choose(view.classifier_box, view.classifier_box.findText(NO_CLASSIFIER))
+    idle(qtbot, ready)
+    assert ready._models.classifier is None
+    assert "no classifier" in view.models_note.text()
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    assert names(viewer) == {"tiny.tiff"}
+    session_of(viewer).runs_changed.emit()
+    idle(qtbot, ready)
+    assert ready._models.classifier is None, "and stays without"
+    choose(view.classifier_box, view.classifier_box.findData(str(listed.classifier)))
+    idle(qtbot, ready)
+    assert ready._models.classifier is not None
+
+
+def test_a_generator_is_not_paired_with_a_classifier_of_other_classes(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    listed: Trained,
+    tmp_path: Path,
+    errors: list[str],
+) -> None:
+    remember(three_classes(listed.generator, tmp_path))
+    session_of(viewer).runs_changed.emit()
+    qtbot.waitUntil(lambda: view.generator_box.count() == 2)
+    idle(qtbot, ready)
+    choose(view.generator_box, view.generator_box.findData(str(tmp_path / "three")))
+    idle(qtbot, ready)
+    assert errors == []
+    assert "no classifier" in view.models_note.text()
+    choose(view.classifier_box, view.classifier_box.findData(str(listed.classifier)))
+    idle(qtbot, ready)
+    assert len(errors) == 1
+    assert "The generator knows the classes" in errors[0]
+    assert not view.search_button.isEnabled()
+    choose(view.generator_box, view.generator_box.findData(str(listed.generator)))
+    idle(qtbot, ready)
+    assert view.classifier_box.currentData() == str(listed.classifier)
+    assert ready._models.classifier is not None
 
 
 def test_a_broken_checkpoint_is_one_sentence(
@@ -331,50 +419,58 @@ def test_the_tile_is_searched_in_its_own_class(
     assert asked == ["epithelium", "stroma", None], "in the hole the class is not known"
 
 
-def endless(entered: threading.Event, stopped: threading.Event, *, late_preview: bool = False) -> Any:
+def search_without_end(work: Endless, *, late_preview: bool = False) -> Any:
     """Return a search that goes on until it is asked to stop; then it may show one more image."""
 
-    def run(*_: Any, should_stop: Callable[[], bool], on_step: Any, **__: Any) -> list[None]:
-        entered.set()
-        while not should_stop():
-            pass
+    def reverse_search(*_: Any, should_stop: Callable[[], bool], on_step: Any, **__: Any) -> list[None]:
+        work.wait(should_stop)
         if late_preview:
             on_step(25, np.zeros((1, 32, 32, 3), np.uint8))
-        stopped.set()
         return [None]
 
-    return run
+    return reverse_search
 
 
 def test_a_search_can_be_cancelled(
-    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    endless: Endless,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    entered, stopped = threading.Event(), threading.Event()
-    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped))
+    monkeypatch.setattr(edits, "reverse_search", search_without_end(endless, late_preview=True))
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     qtbot.mouseClick(view.search_button, LEFT)
-    qtbot.waitUntil(entered.is_set)
+    qtbot.waitUntil(endless.entered.is_set)
     qtbot.mouseClick(view.cancel_button, LEFT)
     assert view.search_note.text() == "The search was cancelled."
     assert not view.search_button.isHidden()
-    qtbot.waitUntil(stopped.is_set)
+    qtbot.waitUntil(endless.stopped.is_set)
     idle(qtbot, ready)
     qtbot.wait(20)
     assert view.search_note.text() == "The search was cancelled."
     assert not view.slider.isEnabled()
     assert EDIT not in names(viewer)
+    assert not has_picture(view, "pixels", "reconstruction"), "nothing was found"
 
 
 def test_a_search_that_was_left_shows_nothing_in_the_next_tile(
-    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    endless: Endless,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    entered, stopped = threading.Event(), threading.Event()
-    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped, late_preview=True))
+    monkeypatch.setattr(edits, "reverse_search", search_without_end(endless, late_preview=True))
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     qtbot.mouseClick(view.search_button, LEFT)
-    qtbot.waitUntil(entered.is_set)
+    qtbot.waitUntil(endless.entered.is_set)
     pick(qtbot, ready, viewer, slide, STROMA_XY)
-    qtbot.waitUntil(stopped.is_set)
+    qtbot.waitUntil(endless.stopped.is_set)
     idle(qtbot, ready)
     assert ready._tile.label == "stroma"
     assert not view.search_button.isHidden()
@@ -464,17 +560,101 @@ def test_the_slider_goes_towards_a_patch_of_the_tray(
     assert np.array_equal(viewer.layers[EDIT].data, search_of_other.reconstruction.pixels)
 
 
-def test_a_patch_of_another_size_is_one_sentence(
-    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, errors: list[str]
+def test_a_patch_of_another_size_is_cut_again(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    real, searched = edits.reverse_search, []
+
+    def quick(generator: Any, tiles: Any, **options: Any) -> Any:
+        searched.extend(tiles)
+        return real(generator, tiles, **{**options, "steps": 2})
+
+    monkeypatch.setattr(edits, "reverse_search", quick)
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
     session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=64, mpp=0.5))
     choose(view.target_box, 1)
     idle(qtbot, ready)
+    assert errors == []
+    own = cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0)
+    assert np.array_equal(searched[-1].pixels, own.pixels)
+    assert view.edit_note.text().startswith("Frame 0")
+
+
+def test_a_patch_of_another_slide_is_one_sentence(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, errors: list[str]
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    tile = cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0)
+    session_of(viewer).add_to_tray(replace(tile, slide_digest="another"))
+    choose(view.target_box, 1)
+    idle(qtbot, ready)
     assert len(errors) == 1
-    assert "64 x 64 px" in errors[0]
+    assert "not of the tile's slide" in errors[0]
+
+
+def test_a_route_that_cannot_be_drawn_is_one_sentence(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        msg = "It cannot be drawn; choose another."
+        raise UserError(msg)
+
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    monkeypatch.setattr(edit_binding, "route_to", refuse)
+    search(qtbot, ready)
+    assert errors == ["It cannot be drawn; choose another."]
     assert view.edit_note.text() != "Drawing…", "nothing is drawn any more"
+
+
+def test_a_patch_more_in_the_tray_changes_nothing_of_the_route(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    before = ready._route
+    session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
+    idle(qtbot, ready)
+    assert ready._route is before, "it is not drawn again"
+
+
+def test_the_class_that_was_chosen_stays_when_a_patch_is_picked(
+    qtbot: Any,
+    view: EditView,
+    binding: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    shown: Any,
+    trained: Trained,
+    tmp_path: Path,
+) -> None:
+    """With three classes the one that was chosen may be another than the first."""
+    three = three_classes(trained.generator, tmp_path)
+    remember(three)
+    session_of(viewer).runs_changed.emit()
+    loaded(qtbot, binding)
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, binding)
+    assert [view.target_box.itemText(i) for i in range(2)] == ["class fat", "class stroma"]
+    choose(view.target_box, 1)
+    idle(qtbot, binding)
+    session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
+    idle(qtbot, binding)
+    assert view.target_box.currentText() == "class stroma"
+    assert binding._route.frames[-1].point.class_weights == (0.0, 0.0, 1.0)
 
 
 def test_the_slider_goes_where_the_list_says_after_a_patch_is_taken_out(
@@ -652,21 +832,20 @@ def test_a_search_ends_with_its_dock(
     shown: Any,
     listed: Trained,
     end_dock: Callable[[Any, str], None],
+    endless: Endless,
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    entered, stopped = threading.Event(), threading.Event()
-    monkeypatch.setattr(edits, "reverse_search", endless(entered, stopped, late_preview=True))
+    monkeypatch.setattr(edits, "reverse_search", search_without_end(endless, late_preview=True))
     view = EditView()
-    view.binding = EditBinding(proxy, view)
-    loaded(qtbot, view.binding)
-    pick(qtbot, view.binding, viewer, slide, EPITHELIUM_XY)
+    binding = EditBinding(proxy, view)  # Python may keep it long after the dock
+    loaded(qtbot, binding)
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
     view.search_button.click()
-    qtbot.waitUntil(entered.is_set)
+    qtbot.waitUntil(endless.entered.is_set)
     end_dock(view, how)
-    del view
-    gc.collect()
-    qtbot.waitUntil(stopped.is_set)
+    qtbot.waitUntil(endless.stopped.is_set)
+    idle(qtbot, binding)
     qtbot.wait(20)
     assert EDIT not in names(viewer)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gc
-import threading
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt
 
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
 from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets import patches_binding
 from napari_histolatent._napari.widgets.patches_binding import PatchesBinding, labelled_tile
 from napari_histolatent._napari.widgets.patches_view import PatchesView
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_histolatent.slides import Slide
+    from tests._napari.conftest import Endless
 
 LEFT = Qt.MouseButton.LeftButton
 EPITHELIUM_XY, STROMA_XY, HOLE_XY = (120.5, 200.5), (550.5, 300.5), (220.5, 310.5)
@@ -72,8 +74,9 @@ def picked_layers(viewer: Any) -> list[Any]:
 
 
 def idle(qtbot: Any, binding: PatchesBinding) -> None:
-    workers = (binding._opener, binding._regions, binding._cutter, binding._extractor)
-    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=60_000)
+    workers = [item for item in vars(binding).values() if isinstance(item, LatestWorker)]
+    assert workers
+    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=20_000)
 
 
 def pick(
@@ -96,6 +99,13 @@ def test_a_slide_is_opened(
     assert viewer.layers[0].metadata[KEY]["role"] == "slide"
     assert viewer.canvas.overlays.scale_bar.visible
     assert session_of(viewer).slide().info.path == tiny_slide
+
+
+def test_nothing_that_napari_gives_up_is_used(binding: PatchesBinding, viewer: Any, slide: Slide) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        binding._show_layer(slide_layer(slide))
+    assert viewer.canvas.overlays.scale_bar.visible
 
 
 def test_a_file_that_is_no_slide_is_one_sentence(
@@ -468,7 +478,7 @@ def test_a_dataset_is_cut(
     view.out_picker.edit.setText(str(tmp_path / "patches"))
     qtbot.mouseClick(view.cut_button, LEFT)
     assert not view.cut_button.isEnabled()
-    qtbot.waitUntil(lambda: view.result_note.text() != "", timeout=60_000)
+    qtbot.waitUntil(lambda: view.result_note.text() != "", timeout=20_000)
     dataset = PatchDataset(tmp_path / "patches")
     assert (dataset.size_px, dataset.mpp, dataset.classes) == (32, 0.5, ("epithelium", "stroma"))
     assert dataset.settings["grid"]["stride_px"] == 16
@@ -540,28 +550,24 @@ def test_cutting_can_be_cancelled(
     with_regions: None,
     tmp_path: Path,
     errors: list[str],
+    endless: Endless,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    entered, asked = threading.Event(), threading.Event()
-
-    def endless(*_: Any, should_stop: Callable[[], bool], on_progress: Any, **__: Any) -> None:
+    def extract(*_: Any, should_stop: Callable[[], bool], on_progress: Any, **__: Any) -> None:
         on_progress(10, 500)
-        entered.set()
-        while not should_stop():
-            pass
-        asked.set()
+        endless.wait(should_stop)
         msg = "Cutting was stopped; nothing was kept."
         raise DatasetError(msg)
 
-    monkeypatch.setattr(patches_binding, "extract", endless)
+    monkeypatch.setattr(patches_binding, "extract", extract)
     view.out_picker.edit.setText(str(tmp_path / "patches"))
     qtbot.mouseClick(view.cut_button, LEFT)
-    qtbot.waitUntil(lambda: entered.is_set() and view.progress.maximum() == 500)
+    qtbot.waitUntil(lambda: endless.entered.is_set() and view.progress.maximum() == 500)
     assert view.progress.value() == 10
     qtbot.mouseClick(view.cancel_button, LEFT)
     assert view.cut_button.isEnabled()
     assert view.result_note.text() == "Cancelled; nothing was kept."
-    qtbot.waitUntil(asked.is_set)
+    qtbot.waitUntil(endless.stopped.is_set)
     idle(qtbot, binding)
     qtbot.wait(20)
     assert errors == [], "it is what the user asked for"
@@ -639,26 +645,22 @@ def test_work_that_ends_after_the_dock_is_closed_comes_to_nothing(
     with_regions: None,
     tmp_path: Path,
     end_dock: Callable[[Any, str], None],
+    endless: Endless,
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    entered, stopped = threading.Event(), threading.Event()
+    def extract(*_: Any, should_stop: Callable[[], bool], on_progress: Any, **__: Any) -> None:
+        endless.wait(should_stop, lambda: on_progress(1, 2))
 
-    def endless(*_: Any, should_stop: Callable[[], bool], on_progress: Any, **__: Any) -> None:
-        entered.set()
-        while not should_stop():
-            on_progress(1, 2)
-        stopped.set()
-
-    monkeypatch.setattr(patches_binding, "extract", endless)
+    monkeypatch.setattr(patches_binding, "extract", extract)
     view = PatchesView()
     view.binding = PatchesBinding(proxy, view)
     view.out_picker.edit.setText(str(tmp_path / "patches"))
     view.cut_button.click()
-    qtbot.waitUntil(entered.is_set)
+    qtbot.waitUntil(endless.entered.is_set)
     end_dock(view, how)
     del view
     gc.collect()
-    qtbot.waitUntil(stopped.is_set)
+    qtbot.waitUntil(endless.stopped.is_set)
     qtbot.wait(20)
     assert session_of(viewer).dataset is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
@@ -48,8 +48,9 @@ def row(*widgets: QWidget, stretch: int | None = None) -> QWidget:
 
 
 def note(text: str = "") -> QLabel:
-    """Return a label that wraps."""
+    """Return a label that wraps. Plain: what is shown may come from a file, and is text, not markup."""
     label = QLabel(text)
+    label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label
@@ -57,6 +58,9 @@ def note(text: str = "") -> QLabel:
 
 class ScrollingDock(QScrollArea):
     """A dock's content under a scroll bar where the window is too low: nothing is cut off."""
+
+    closed = Signal()
+    """The dock was closed with its x. napari then takes the widget out of it, and never destroys it."""
 
     def __init__(self, *parts: QWidget) -> None:
         super().__init__()
@@ -71,6 +75,12 @@ class ScrollingDock(QScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumWidth(300)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Notice that napari takes the widget out of its dock."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
+            self.closed.emit()
 
     def sizeHint(self) -> QSize:
         """Ask for a column, not for half the window."""

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, Signal
 
 from napari_histolatent._napari._editing import (
+    ModelRun,
     Models,
     Route,
     Seen,
     load_models,
+    paired_classifier,
     route_to,
     runs_with_models,
     seen_in,
@@ -18,11 +21,10 @@ from napari_histolatent._napari._layers import heatmap_layer, level0_of, tile_la
 from napari_histolatent._napari._picking import CanvasClicks
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
-from napari_histolatent._napari.widgets.edit_view import FRAMES
+from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER
 from napari_histolatent._napari.widgets.patches_binding import labelled_tile
 from napari_histolatent.explain import colored
 from napari_histolatent.explain.heatmap import shared_maximum
-from napari_histolatent.jobs.tiles import cut_tile
 from napari_histolatent.patches import GridSpec
 
 if TYPE_CHECKING:
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histolatent._napari.widgets.edit_view import EditView
+    from napari_histolatent.annotations import Annotations
     from napari_histolatent.explain import Heatmap
     from napari_histolatent.jobs.edits import ReverseSearch
     from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.slides import Slide
+    from napari_histolatent.training.checkpoint import Checkpoint
 
 _SEARCH_STEPS = 500
 
@@ -43,7 +47,8 @@ _SEARCH_STEPS = 500
 class _Preview(QObject):
     """Carries the search's progress from the thread to the view."""
 
-    moved = Signal(int, object)
+    moved = Signal(object, int, object)
+    """The tile that is searched, steps done, the image so far."""
 
 
 class EditBinding:
@@ -55,20 +60,27 @@ class EditBinding:
     def __init__(self, viewer: Any, view: EditView) -> None:
         self._viewer, self._view, self._session = viewer, view, session_of(viewer)
         self._models: Models | None = None
+        self._runs: dict[str, ModelRun] = {}
+        self._named: tuple[ModelRun | None, ModelRun | None] = (None, None)
+        self._wants_no_classifier = False
         self._slide: Slide | None = None
         self._tile: Tile | None = None
         self._search: ReverseSearch | None = None
         self._tile_seen: Seen = Seen()
         self._route: Route | None = None
+        self._searched: Tile | None = None
+        """The tile of the search that runs; of one that was left, a last image may be on its way."""
+        self._towards: str | Tile | None = None
         self._layers: dict[str, Any] = {}
-        self._lister, self._loader, self._picker = LatestWorker(), LatestWorker(), LatestWorker()
+        self._lister, self._picker = LatestWorker(), LatestWorker()
+        self._loader = LatestWorker(on_error=self._show_no_models)
         self._searcher = LatestWorker(on_error=lambda _: view.set_searching(False))
-        self._router = LatestWorker()
+        self._router = LatestWorker(on_error=lambda _: view.edit_note.setText(""))
         self._clicks = CanvasClicks(viewer, self._pick)
         self._preview = _Preview()
         self._preview.moved.connect(self._show_preview)
-        view.generator_chosen.connect(self._load)
-        view.classifier_chosen.connect(self._load)
+        view.generator_chosen.connect(self._choose_generator)
+        view.classifier_chosen.connect(self._choose_classifier)
         view.picking_switched.connect(self._clicks.switch)
         view.from_tray_requested.connect(self._take_from_tray)
         view.zoom_requested.connect(self._zoom)
@@ -79,12 +91,14 @@ class EditBinding:
         view.heatmaps_switched.connect(self._switch_heatmaps)
         self._session.runs_changed.connect(self._list_models)
         self._session.tray_changed.connect(self._list_targets)
+        view.closed.connect(self.close)
         view.destroyed.connect(self.close)
         self._list_models()
 
     def close(self, *_: object) -> None:
         """Let go of the viewer and of running work; layers stay."""
         self._clicks.switch(False)
+        self._searched = None
         for worker in (self._lister, self._loader, self._picker, self._searcher, self._router):
             worker.cancel()
         self._session.runs_changed.disconnect(self._list_models, missing_ok=True)
@@ -93,40 +107,83 @@ class EditBinding:
     # models
 
     def _list_models(self) -> None:
-        def show(found: tuple[list[tuple[str, str]], list[tuple[str, str]]]) -> None:
-            changed = False
-            for box, models in zip((self._view.generator_box, self._view.classifier_box), found, strict=True):
-                before = box.currentData()
-                paths = [path for _, path in models]
-                current = before if before in paths else (paths[0] if paths else None)
-                self._view.set_models(box, models, current)
-                changed |= current != before
-            if changed:
-                self._load()
+        self._lister.submit(lambda _: runs_with_models(), self._offer_models)
 
-        self._lister.submit(lambda _: runs_with_models(), show)
+    def _offer_models(self, found: tuple[list[ModelRun], list[ModelRun]]) -> None:
+        generators, classifiers = found
+        self._runs = {run.path: run for run in (*generators, *classifiers)}
+        before = self._view.generator_box.currentData()
+        current = before if before in self._runs else (generators[0].path if generators else None)
+        self._view.set_models(
+            self._view.generator_box, [(run.caption, run.path) for run in generators], current
+        )
+        self._offer_classifiers()
+        self._load()
 
-    def _load(self, *_: object) -> None:
-        generator = self._view.generator_box.currentData()
-        classifier = self._view.classifier_box.currentData()
+    def _offer_classifiers(self) -> None:
+        """Name a classifier that fits the generator, unless the user wants none."""
+        box = self._view.classifier_box
+        generator = self._runs.get(self._view.generator_box.currentData())
+        classifiers = [run for run in self._runs.values() if run.kind == "classifier"]
+        before = self._runs.get(box.currentData())
+        paired = None
+        if generator is not None and not self._wants_no_classifier:
+            paired = paired_classifier(generator.classes, classifiers, before)
+        entries = [*((run.caption, run.path) for run in classifiers), (NO_CLASSIFIER, "")]
+        self._view.set_models(box, entries, paired.path if paired else "")
+
+    def _choose_generator(self, *_: object) -> None:
+        self._named = (None, None)  # chosen by hand it is loaded again, even the same
+        self._offer_classifiers()
+        self._load()
+
+    def _choose_classifier(self, path: str) -> None:
+        self._wants_no_classifier = not path
+        self._named = (None, None)
+        self._load()
+
+    def _load(self) -> None:
+        """Load the networks that are named, if they are not the loaded ones, or have learnt on since."""
+        generator, classifier = (
+            self._runs.get(box.currentData() or "")
+            for box in (self._view.generator_box, self._view.classifier_box)
+        )
         if generator is None:
+            self._forget_models()
+            self._named = (None, None)
             self._view.models_note.setText("Train a generator first, in the Train dock.")
             return
+        if (generator, classifier) == self._named:
+            return
+        self._forget_models()
+        self._named = (generator, classifier)
         self._view.models_note.setText("Loading…")
+        classifier_path = classifier.path if classifier else None
+        self._loader.submit(lambda _: load_models(generator.path, classifier_path), self._show_models)
 
-        def show(models: Models) -> None:
-            self._models = models
-            checkpoint = models.generator.checkpoint
-            mpp = f" at {checkpoint.mpp:g} µm per px" if checkpoint.mpp else ""
-            without = "" if models.classifier else "; no classifier, so no Grad-CAM"
-            self._view.models_note.setText(
-                f"Draws {', '.join(checkpoint.classes)}, {checkpoint.size_px} px{mpp}, step {checkpoint.step}{without}."
-            )
-            self._view.set_heatmap_classes(checkpoint.classes)
-            if self._tile is not None and self._slide is not None:
-                self._set_tile(self._tile, self._slide)
+    def _forget_models(self) -> None:
+        """Let no network answer while another is named."""
+        for worker in (self._loader, self._searcher, self._router):
+            worker.cancel()
+        self._models = self._searched = None
+        self._view.set_searching(False)
+        self._view.set_ready(has_tile=False, has_point=False)
 
-        self._loader.submit(lambda _: load_models(generator, classifier), show)
+    def _show_models(self, models: Models) -> None:
+        self._models = models
+        checkpoint = models.generator.checkpoint
+        mpp = f" at {checkpoint.mpp:g} µm per px" if checkpoint.mpp else ""
+        without = "" if models.classifier else "; no classifier, so no Grad-CAM"
+        self._view.models_note.setText(
+            f"Draws {', '.join(checkpoint.classes)}, {checkpoint.size_px} px{mpp}, step {checkpoint.step}{without}."
+        )
+        self._view.set_heatmap_classes(checkpoint.classes)
+        if self._tile is not None and self._slide is not None and self._tile.centre is not None:
+            self._cut(models, self._slide, self._tile.centre)  # at this generator's size
+
+    def _show_no_models(self, _: Exception) -> None:
+        self._models = None
+        self._view.models_note.setText("These could not be loaded; choose another generator or classifier.")
 
     def _require_models(self) -> Models | None:
         if self._models is None:
@@ -158,18 +215,11 @@ class EditBinding:
 
     def _cut(self, models: Models, slide: Slide, centre: tuple[float, float]) -> None:
         """Cut the tile at the model's own size and resolution."""
-        checkpoint, annotations = models.generator.checkpoint, self._session.annotations()
-        mpp = checkpoint.mpp
-        spec = GridSpec(
-            size_px=checkpoint.size_px, mpp=mpp, level=0 if mpp is None else None, rule="majority"
+        checkpoint, annotations = models.generator.checkpoint, self._session.annotations_of(slide)
+        self._picker.submit(
+            lambda _: _tile_for(checkpoint, slide, annotations, centre),
+            lambda tile: self._set_tile(tile, slide),
         )
-
-        def work(_: Callable[[], bool]) -> Tile:
-            if annotations is None:
-                return cut_tile(slide, centre, size_px=spec.size_px, mpp=mpp)
-            return labelled_tile(slide, annotations, centre, spec)
-
-        self._picker.submit(work, lambda tile: self._set_tile(tile, slide))
 
     def _set_tile(self, tile: Tile, slide: Slide) -> None:
         self._tile, self._slide, self._search, self._route = tile, slide, None, None
@@ -177,13 +227,16 @@ class EditBinding:
         self._searcher.cancel()
         self._router.cancel()
         self._view.set_searching(False)
+        self._towards = self._searched = None
         self._forget_layers()
         for column in ("tile", "reconstruction", "edit"):
             self._view.set_picture("pixels", column, None)
             self._view.set_picture("heatmap", column, None)
         self._view.set_picture("pixels", "tile", tile.pixels)
         where = f"x={tile.centre[0]:.0f}, y={tile.centre[1]:.0f}" if tile.centre else tile.name
-        self._view.search_note.setText(f"Tile at {where}{f', {tile.label}' if tile.label else ''}.")
+        label = f", {tile.label}" if tile.label else ""
+        level = "" if slide.info.mpp_x else "; the slide does not state its pixel size: cut at level 0"
+        self._view.search_note.setText(f"Tile at {where}{label}{level}.")
         self._view.edit_note.setText("")
         self._view.set_ready(has_tile=self._models is not None, has_point=False)
         self._switch_heatmaps()
@@ -207,6 +260,7 @@ class EditBinding:
         label = tile.label if tile.label in classes else None
         self._view.set_searching(True)
         self._view.set_progress(0, _SEARCH_STEPS)
+        self._searched, preview = tile, self._preview
 
         def work(should_stop: Callable[[], bool]) -> ReverseSearch:
             from napari_histolatent.jobs import edits
@@ -216,7 +270,7 @@ class EditBinding:
                 [tile],
                 label=label,
                 steps=_SEARCH_STEPS,
-                on_step=lambda step, drawn: self._preview.moved.emit(step, drawn[0]),
+                on_step=lambda step, drawn: preview.moved.emit(tile, step, drawn[0]),
                 should_stop=should_stop,
             )
             return found
@@ -225,16 +279,21 @@ class EditBinding:
 
     def _cancel_search(self) -> None:
         self._searcher.cancel()
+        self._searched = None
         self._view.set_searching(False)
         self._view.search_note.setText("The search was cancelled.")
+        # What was found before, if anything, is shown again in place of the preview.
+        self._view.set_picture(
+            "pixels", "reconstruction", self._search.reconstruction.pixels if self._search else None
+        )
 
-    def _show_preview(self, step: int, pixels: NDArray[np.uint8]) -> None:
-        if self._searcher.is_busy:
+    def _show_preview(self, tile: Tile, step: int, pixels: NDArray[np.uint8]) -> None:
+        if tile is self._searched:
             self._view.set_progress(step, _SEARCH_STEPS)
             self._view.set_picture("pixels", "reconstruction", pixels)
 
     def _show_search(self, search: ReverseSearch) -> None:
-        self._search = search
+        self._search, self._searched = search, None
         self._view.set_searching(False)
         found = search.inversion
         self._view.search_note.setText(
@@ -246,35 +305,49 @@ class EditBinding:
         self._compute_route()
 
     def _list_targets(self) -> None:
-        """Offer the other classes, and the patches of the tray."""
+        """Offer the other classes, and the patches of the tray; what the slider goes towards stays, while it is there."""
         if self._models is None or self._search is None:
             return
         classes = self._models.generator.checkpoint.classes
         own = classes[self._search.inversion.point.class_weights.index(1.0)]
-        targets: list[tuple[str, object]] = [(f"class {name}", name) for name in classes if name != own]
-        targets += [
-            (f"tray patch {i + 1} ({tile.label or 'no class'})", i)
-            for i, tile in enumerate(self._session.tray)
-        ]
-        before = self._view.target_box.currentData()
-        values = [value for _, value in targets]
-        self._view.set_targets(targets, values.index(before) if before in values else 0)
+        others, tray = [name for name in classes if name != own], self._session.tray
+        entries: list[tuple[str, object]] = [(f"class {name}", name) for name in others]
+        entries += [(f"tray patch {i + 1} ({tile.label or 'no class'})", i) for i, tile in enumerate(tray)]
+        targets: list[str | Tile] = [*others, *tray]
+        at = next((i for i, target in enumerate(targets) if _is_same(target, self._towards)), 0)
+        self._view.set_targets(entries, at)
+        if self._towards is not None and not _is_same(targets[at], self._towards):
+            self._compute_route()
 
     # the route from the reconstruction to the flip or to another tile
 
     def _compute_route(self) -> None:
-        models, search, tile = self._models, self._search, self._tile
-        if models is None or search is None or tile is None:
+        models, search, tile, slide = self._models, self._search, self._tile, self._slide
+        if models is None or search is None or tile is None or slide is None:
             return
         chosen = self._view.target_box.currentData()
-        if isinstance(chosen, int) and chosen >= len(self._session.tray):
-            return
         towards = self._session.tray[chosen] if isinstance(chosen, int) else str(chosen)
         evidence_for = self._view.heatmap_class_box.currentData()
+        checkpoint, annotations = models.generator.checkpoint, self._session.annotations_of(slide)
+        if not isinstance(towards, str) and (
+            towards.centre is None or towards.slide_digest != slide.info.digest
+        ):
+            # It has to be cut again at the generator's size and resolution, and its slide may be closed.
+            show_error(
+                "That patch is not of the tile's slide; choose one that is, or pick a tile there first."
+            )
+            self._list_targets()  # back to what is shown
+            return
+        self._towards = towards
         self._view.edit_note.setText("Drawing…")
 
         def work(_: Callable[[], bool]) -> tuple[Route, Seen]:
-            route = route_to(models, search.reconstruction, towards, frames=FRAMES, evidence_for=evidence_for)
+            end = towards
+            if not isinstance(end, str):
+                assert end.centre is not None
+                cut = _tile_for(checkpoint, slide, annotations, end.centre)
+                end = replace(cut, label=end.label)
+            route = route_to(models, search.reconstruction, end, frames=FRAMES, evidence_for=evidence_for)
             return route, seen_in(models, [tile], evidence_for)[0]
 
         def show(found: tuple[Route, Seen]) -> None:
@@ -360,3 +433,17 @@ class EditBinding:
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
         self._layers.clear()
+
+
+def _is_same(a: str | Tile, b: str | Tile | None) -> bool:
+    # Not by ==, which would compare the tiles' pixels.
+    return a is b or (isinstance(a, str) and isinstance(b, str) and a == b)
+
+
+def _tile_for(
+    checkpoint: Checkpoint, slide: Slide, annotations: Annotations | None, centre: tuple[float, float]
+) -> Tile:
+    """Cut a tile at a model's size and resolution, or at level 0 where the model or the slide knows none."""
+    mpp = checkpoint.mpp if slide.info.mpp_x else None
+    spec = GridSpec(size_px=checkpoint.size_px, mpp=mpp, level=0 if mpp is None else None, rule="majority")
+    return labelled_tile(slide, annotations, centre, spec)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FRAMES = 17
 """Images along the slider, both ends included."""
 
+NO_CLASSIFIER = "none: no Grad-CAM"
 CLASS_SEEN = "the class it sees"
 _SHOWN_PX = 92
 COLUMNS = ("tile", "reconstruction", "edit")
@@ -117,7 +118,7 @@ class EditView(ScrollingDock):
         box.clear()
         for caption, path in models:
             box.addItem(caption, path)
-        box.setCurrentIndex(box.findData(current) if current else -1)
+        box.setCurrentIndex(-1 if current is None else box.findData(current))
         box.setPlaceholderText("choose a run" if models else "none trained yet: use the Train dock")
         box.blockSignals(False)
 
@@ -132,9 +133,8 @@ class EditView(ScrollingDock):
 
     def set_heatmap_classes(self, classes: Sequence[str]) -> None:
         """Show which class's evidence can be mapped."""
-        if [self.heatmap_class_box.itemText(i) for i in range(self.heatmap_class_box.count())] != list(
-            classes
-        ):
+        entries = [CLASS_SEEN, *classes]
+        if [self.heatmap_class_box.itemText(i) for i in range(self.heatmap_class_box.count())] != entries:
             self.heatmap_class_box.clear()
             self.heatmap_class_box.addItem(CLASS_SEEN, None)
             for name in classes:

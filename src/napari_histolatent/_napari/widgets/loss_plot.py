@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import pyqtgraph as pg
@@ -40,7 +41,7 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
         for name, (steps, values) in self._points.items():
             if name not in self._lines:
                 pen = pg.mkPen(_COLORS[len(self._lines) % len(_COLORS)], width=2)
-                self._lines[name] = self.plot(pen=pen, name=name)
+                self._lines[name] = self.plot(pen=pen, name=escape(name))  # a legend renders HTML
             self._lines[name].setData(steps, values)
 
     @property

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from html import escape
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -41,7 +42,7 @@ class PatchTray(QListWidget):
         for pixels, caption in patches:
             item = QListWidgetItem(QIcon(pixmap_of(pixels, _ICON_PX)), caption)
             item.setTextAlignment(Qt.AlignmentFlag.AlignHCenter)
-            item.setToolTip(caption)
+            item.setToolTip(escape(caption))
             self.addItem(item)
         if patches:
             self.setCurrentRow(len(patches) - 1)

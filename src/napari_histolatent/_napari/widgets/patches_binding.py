@@ -8,16 +8,17 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_histolatent._napari._layers import (
+    KEY,
     boxes_layer,
     level0_of,
     regions_layer,
-    slide_layer,
     world_of,
 )
 from napari_histolatent._napari._picking import CanvasClicks
+from napari_histolatent._napari._readers import slide_layer_of
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker, run_safely
-from napari_histolatent.annotations import check_annotations, read_annotations, require_on_slide
+from napari_histolatent.annotations import read_annotations, require_on_slide
 from napari_histolatent.errors import DatasetError, SlideError
 from napari_histolatent.jobs.tiles import Tile, cut_tile
 from napari_histolatent.patches import (
@@ -27,17 +28,16 @@ from napari_histolatent.patches import (
     extract,
     label_of,
 )
-from napari_histolatent.slides import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_histolatent._napari._layers import LayerData
     from napari_histolatent._napari.widgets.patches_view import PatchesView
     from napari_histolatent.annotations import Annotations
     from napari_histolatent.slides import Slide
 
 UNLABELLED_CAPTION = "no class"
-_PICKED_LAYER = "picked patches"
 
 
 class _Progress(QObject):
@@ -51,7 +51,8 @@ class PatchesBinding:
 
     def __init__(self, viewer: Any, view: PatchesView) -> None:
         self._viewer, self._view, self._session = viewer, view, session_of(viewer)
-        self._opener, self._regions, self._cutter = LatestWorker(), LatestWorker(), LatestWorker()
+        self._opener, self._regions = LatestWorker(), LatestWorker()
+        self._cutter = LatestWorker(in_turn=True)  # clicks come faster than patches, and each counts
         self._extractor = LatestWorker(on_error=lambda _: view.set_busy(False))
         self._clicks = CanvasClicks(viewer, self._pick)
         self._progress = _Progress()
@@ -71,6 +72,7 @@ class PatchesBinding:
             viewer.layers.selection.events.active,
         ):
             event.connect(self._show_slide)
+        view.closed.connect(self.close)
         view.destroyed.connect(self.close)
         self._show_slide()
         self._show_tray()
@@ -90,12 +92,9 @@ class PatchesBinding:
         self._session.annotations_changed.disconnect(self._show_slide, missing_ok=True)
 
     def _open_slide(self, path: str) -> None:
-        def work(_: Callable[[], bool]) -> Any:
-            return slide_layer(open_slide(path))
+        self._opener.submit(lambda _: slide_layer_of(path), self._show_layer)
 
-        self._opener.submit(work, self._show_layer)
-
-    def _show_layer(self, layer: tuple[Any, dict[str, Any], str]) -> None:
+    def _show_layer(self, layer: LayerData) -> None:
         data, options, kind = layer
         getattr(self._viewer, f"add_{kind}")(data, **options)
         _show_scale_bar(self._viewer)
@@ -105,35 +104,30 @@ class PatchesBinding:
         slide = self._session.slide()
         if slide is None:
             self._view.slide_note.setText("No slide yet: drop one on the window, or open it here.")
+            self._view.regions_note.setText("No regions yet.")
             return
         info = slide.info
         size = (
             f"{info.mpp_x:g} µm per px" if info.mpp_x else "pixel size not stated: patches are cut at level 0"
         )
         self._view.slide_note.setText(f"{info.path.name}: {info.width_px} x {info.height_px} px, {size}")
-        annotations = self._session.annotations()
-        if annotations is None:
-            self._view.regions_note.setText("No regions yet.")
-        else:
-            checked = check_annotations(annotations, info)
-            classes = ", ".join(f"{n} {name}" for name, n in checked.classes.items())
-            outside = f"; {checked.outside} outside the slide" if checked.outside else ""
-            self._view.regions_note.setText(f"{checked.regions} regions: {classes}{outside}")
+        self._view.regions_note.setText(self._session.regions_note() or "No regions yet.")
 
     def _load_regions(self, path: str) -> None:
         slide = run_safely(self._require_slide)
         if slide is None:
             return
 
-        def work(_: Callable[[], bool]) -> Annotations:
+        def work(_: Callable[[], bool]) -> tuple[Annotations, LayerData]:
             annotations = read_annotations(path)
             require_on_slide(annotations, slide.info)
-            return annotations
-
-        def show(annotations: Annotations) -> None:
-            self._show_layer(
-                regions_layer(annotations, slide.info, name=f"regions of {slide.info.path.name}")
+            return annotations, regions_layer(
+                annotations, slide.info, name=f"regions of {slide.info.path.name}"
             )
+
+        def show(found: tuple[Annotations, LayerData]) -> None:
+            annotations, layer = found
+            self._show_layer(layer)
             self._session.set_annotations(slide, annotations, Path(path))
 
         self._regions.submit(work, show)
@@ -170,27 +164,46 @@ class PatchesBinding:
         self._cutter.submit(work, show)
 
     def _outline(self, tile: Tile, annotations: Annotations | None, slide: Slide) -> None:
-        """Draw the picked patch on the slide, in its class's colour."""
+        """Draw the picked patch on its slide, in its class's colour."""
         assert tile.level0_box is not None
         color = annotations.color_of(tile.label) if annotations and tile.label else (255, 220, 0)
+        name = f"picked patches of {slide.info.path.name}"
         data, options, _ = boxes_layer(
-            [tile.level0_box], slide.info, name=_PICKED_LAYER, colors=[color], role="picked"
+            [tile.level0_box], slide.info, name=name, colors=[color], role="picked"
         )
-        if _PICKED_LAYER in self._viewer.layers:
-            layer = self._viewer.layers[_PICKED_LAYER]
-            layer.add_rectangles(
-                data,
-                edge_color=options["edge_color"],
-                face_color="transparent",
-                edge_width=options["edge_width"],
-            )
-        else:
-            selected = self._viewer.layers.selection.active
-            self._viewer.add_shapes(data, **options)
-            self._viewer.layers.selection.active = selected
+        for layer in self._picked_layers():
+            if layer.metadata[KEY].get("slide_digest") == slide.info.digest:
+                layer.feature_defaults = {"box": str(tile.level0_box)}
+                layer.add_rectangles(
+                    data,
+                    edge_color=options["edge_color"],
+                    face_color="transparent",
+                    edge_width=options["edge_width"],
+                )
+                return
+        selected = self._viewer.layers.selection.active
+        self._viewer.add_shapes(data, features={"box": [str(tile.level0_box)]}, **options)
+        self._viewer.layers.selection.active = selected
+
+    def _picked_layers(self) -> list[Any]:
+        layers = []
+        for layer in self._viewer.layers:
+            ours = layer.metadata.get(KEY)
+            if isinstance(ours, dict) and ours.get("role") == "picked" and "box" in layer.features:
+                layers.append(layer)
+        return layers
 
     def _show_tray(self) -> None:
-        self._view.set_tray([(tile.pixels, tile.label or UNLABELLED_CAPTION) for tile in self._session.tray])
+        """Show the tray's patches, and take away the outlines of those that were taken out."""
+        tray = self._session.tray
+        self._view.set_tray([(tile.pixels, tile.label or UNLABELLED_CAPTION) for tile in tray])
+        kept = {(tile.slide_digest, str(tile.level0_box)) for tile in tray}
+        for layer in self._picked_layers():
+            digest = layer.metadata[KEY].get("slide_digest")
+            gone = {i for i, box in enumerate(layer.features["box"]) if (digest, box) not in kept}
+            if gone:
+                layer.selected_data = gone
+                layer.remove_selected()
 
     def _go_to(self, index: int) -> None:
         slide, tile = self._session.slide(), self._session.tray[index]
@@ -249,4 +262,4 @@ def labelled_tile(
 
 
 def _show_scale_bar(viewer: Any) -> None:
-    viewer.scale_bar.visible = True
+    viewer.canvas.overlays.scale_bar.visible = True

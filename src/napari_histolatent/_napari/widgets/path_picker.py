@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 from qtpy.QtCore import Signal
@@ -33,11 +34,11 @@ class PathPicker(QWidget):
     def set_path(self, path: Path) -> None:
         """Show a path, without a signal."""
         self.edit.setText(str(path))
-        self.edit.setToolTip(str(path))
+        self.edit.setToolTip(escape(str(path)))
 
     def _emit(self) -> None:
         if self.path:
-            self.edit.setToolTip(str(self.path))
+            self.edit.setToolTip(escape(str(self.path)))
             self.picked.emit(str(self.path))
 
     def _choose(self) -> None:

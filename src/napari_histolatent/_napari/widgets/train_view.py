@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GENERATOR, CLASSIFIER = "Generator (draws tissue of each class)", "Classifier (tells the classes apart)"
-_SAMPLE_PX = 320
+SAMPLE_PX = 320
 
 
 class TrainView(ScrollingDock):
@@ -124,7 +124,7 @@ class TrainView(ScrollingDock):
         if pixels is None:
             self.sample_label.clear()
         else:
-            self.sample_label.setPixmap(pixmap_of(pixels, _SAMPLE_PX))
+            self.sample_label.setPixmap(pixmap_of(pixels, SAMPLE_PX))
             self.sample_label.setToolTip("SYNTHETIC: a row a class, the same latent vector in each column")
 
     def _show_defaults(self) -> None:

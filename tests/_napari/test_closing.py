@@ -1,0 +1,75 @@
+"""A dock that is closed lets go at once, not when Python happens to collect it."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from qtpy.QtCore import QThreadPool
+
+from napari_histolatent._napari._layers import slide_layer, world_of
+from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari.widgets import train_binding
+from napari_histolatent.runs import Run
+from tests._napari.helpers import add, click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_histolatent.slides import Slide
+    from tests._napari.conftest import Trained
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.gui
+@pytest.mark.parametrize("collect", [False, True])
+def test_closed_docks_hear_no_click_and_watch_no_run(
+    make_napari_viewer: Callable[..., Any],
+    npe2pm: Any,
+    qtbot: Any,
+    slide: Slide,
+    listed: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    collect: bool,
+) -> None:
+    monkeypatch.setattr(train_binding, "_POLL_SECONDS", 0.02)
+    run = Run.create(tmp_path / "run", kind="train", spec={})
+    run.claim()
+    polls: list[str] = []
+    status = Run.status
+    monkeypatch.setattr(Run, "status", lambda self: polls.append(self.path.name) or status(self))
+    with npe2pm.tmp_plugin(manifest=ROOT / "napari.yaml"):
+        viewer = make_napari_viewer()
+        add(viewer, slide_layer(slide))
+        docks = {
+            name: viewer.window.add_plugin_dock_widget("napari-histolatent", name, tabify=True)
+            for name in ("Patches", "Train", "Edit")
+        }
+        docks["Train"][1].binding.watch(run.path)
+        docks["Patches"][1].pick_button.click()
+        docks["Edit"][1].pick_button.click()
+        edit = docks["Edit"][1].binding
+        qtbot.waitUntil(lambda: edit._models is not None and len(polls) > 5, timeout=60_000)
+        click(viewer, world_of((120.5, 200.5), slide.info))
+        qtbot.waitUntil(lambda: len(session_of(viewer).tray) == 1 and edit._tile is not None)
+        layers = list(viewer.layers)
+        for dock, _ in docks.values():
+            dock.destroyOnClose()
+        if collect:
+            del dock, edit
+            docks.clear()
+            gc.collect()
+        qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
+        polls.clear()
+        click(viewer, world_of((550.5, 300.5), slide.info))
+        qtbot.wait(200)
+        assert len(session_of(viewer).tray) == 1
+        assert list(viewer.layers) == layers
+        assert polls == []
+    assert not run.stop_requested
+    assert run.status().state == "starting", "the run goes on"
+    (run.path / "owner.json").unlink()

@@ -1,0 +1,28 @@
+"""Outlines as files really hold them: with heights, and with very many points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from shapely.geometry import Polygon
+
+from napari_histolatent._napari._layers import _keyhole
+
+
+def circle(radius: float, points: int) -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.column_stack([200 + radius * np.cos(angle), 300 + radius * np.sin(angle)])
+
+
+def test_a_height_is_left_out() -> None:
+    outer, hole = (np.column_stack([circle(r, 40), np.full(40, 7.0)]) for r in (100, 50))
+    ring = _keyhole(Polygon(outer, [hole]))
+    assert ring.shape[1] == 2
+    flat = Polygon(circle(100, 40), [circle(50, 40)])
+    assert Polygon(ring).area == pytest.approx(flat.area)
+
+
+def test_a_ring_of_very_many_points_needs_no_matrix_of_distances() -> None:
+    """Each with each other would be 200 GB."""
+    polygon = Polygon(circle(100, 160_000), [circle(50, 160_000)])
+    assert Polygon(_keyhole(polygon)).area == pytest.approx(polygon.area)

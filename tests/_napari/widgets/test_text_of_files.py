@@ -1,0 +1,60 @@
+"""Names and sentences that come out of files are text, never markup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import Qt
+
+from napari_histolatent._napari.widgets._qt import note
+from napari_histolatent._napari.widgets.loss_plot import LossPlot
+from napari_histolatent._napari.widgets.patch_tray import PatchTray
+from napari_histolatent._napari.widgets.path_picker import PathPicker
+from napari_histolatent._napari.widgets.train_binding import _shown_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EVIL = '<img src="file:///etc/x"><b>tumour</b>'
+SAFE = "&lt;img src=&quot;file:///etc/x&quot;&gt;&lt;b&gt;tumour&lt;/b&gt;"
+
+
+def test_a_note_shows_what_it_is_given(qtbot: Any) -> None:
+    label = note(EVIL)
+    qtbot.addWidget(label)
+    assert label.textFormat() == Qt.TextFormat.PlainText
+    assert label.text() == EVIL
+
+
+def test_tooltips_are_escaped(qtbot: Any) -> None:
+    tray, picker = PatchTray(), PathPicker("Open")
+    for widget in (tray, picker):
+        qtbot.addWidget(widget)
+    tray.set_patches([(np.zeros((8, 8, 3), np.uint8), EVIL)])
+    assert (tray.item(0).text(), tray.item(0).toolTip()) == (EVIL, SAFE)
+    picker.set_path(Path("a<b>c"))
+    assert (picker.edit.text(), picker.edit.toolTip()) == ("a<b>c", "a&lt;b&gt;c")
+
+
+def test_the_legend_of_losses_is_escaped(qtbot: Any) -> None:
+    plot = LossPlot()
+    qtbot.addWidget(plot)
+    plot.add_losses(1, {EVIL: 0.5})
+    plot.redraw()
+    ((_, label),) = plot._legend.items
+    assert label.text == SAFE
+    assert label.item.toPlainText() == EVIL
+
+
+def test_a_sample_picture_says_synthetic_in_its_corner(
+    tmp_path: Path, noise: Callable[..., np.ndarray]
+) -> None:
+    for height, width in ((64, 128), (400, 800)):
+        Image.fromarray(np.full((height, width, 3), 200, np.uint8)).save(tmp_path / "a.png")
+        shown = _shown_sample(tmp_path / "a.png")
+        assert shown.shape == (160, 320, 3), "as large as it is shown, so that the word can be read"
+        assert (shown[-12:, :60] < 60).any(), "dark ground"
+        assert (shown[:100, 160:] == 200).all(), "the picture itself stays"
