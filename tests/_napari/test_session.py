@@ -42,6 +42,16 @@ def test_a_viewer_has_one_session_whoever_asks(viewer: Any, proxy: Any) -> None:
     assert session_of(PublicOnlyProxy(viewer)) is session
 
 
+def test_a_session_outlives_the_proxy_it_was_asked_for_with(viewer: Any) -> None:
+    from napari.utils._proxies import PublicOnlyProxy
+
+    proxy = PublicOnlyProxy(viewer)
+    session_of(proxy).add_to_tray(tile_of("a"))
+    del proxy  # its dock is closed
+    gc.collect()
+    assert [tile.name for tile in session_of(viewer).tray] == ["a"]
+
+
 def test_two_viewers_have_two_sessions(viewer: Any) -> None:
     from napari.components import ViewerModel
 

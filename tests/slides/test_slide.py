@@ -225,19 +225,19 @@ def test_a_thumbnail_equals_the_level_of_its_size(tiny_slide: Path) -> None:
         ),
         (
             {"size_px": (8, 8), "mpp": 0.0},
-            "A resolution of 0 µm per pixel is not possible; give a number above 0, such as 0.5.",
+            "A resolution of 0 µm per pixel is not possible; the slide has 0.5; give a number such as 0.5.",
         ),
         (
             {"size_px": (8, 8), "mpp": -1.0},
-            "A resolution of -1 µm per pixel is not possible; give a number above 0, such as 0.5.",
+            "A resolution of -1 µm per pixel is not possible; the slide has 0.5; give a number such as 0.5.",
         ),
         (
             {"size_px": (8, 8), "mpp": float("nan")},
-            "A resolution of nan µm per pixel is not possible; give a number above 0, such as 0.5.",
+            "A resolution of nan µm per pixel is not possible; the slide has 0.5; give a number such as 0.5.",
         ),
         (
             {"size_px": (8, 8), "mpp": float("inf")},
-            "A resolution of inf µm per pixel is not possible; give a number above 0, such as 0.5.",
+            "A resolution of inf µm per pixel is not possible; the slide has 0.5; give a number such as 0.5.",
         ),
     ],
 )
