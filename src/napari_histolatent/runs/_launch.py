@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from threading import Thread
@@ -46,8 +45,6 @@ def launch(run: Run) -> int:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Threads that spin while they wait cost a factor of four as soon as anything else needs the cores.
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
             **apart,
         )
         run.claim(process.pid)

@@ -333,6 +333,16 @@ def test_a_click_without_a_slide_is_one_sentence(
     assert errors == ["There is no slide open; drop a slide on the window first."]
 
 
+def test_from_the_tray_without_a_slide_is_one_sentence(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, shown: Any, errors: list[str]
+) -> None:
+    session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
+    viewer.layers.remove(shown)
+    qtbot.mouseClick(view.tray_button, LEFT)
+    assert len(errors) == 1, "a button that does nothing leaves one guessing"
+    assert ready._tile is None
+
+
 def test_the_newest_patch_of_the_tray_is_taken(
     qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, errors: list[str]
 ) -> None:

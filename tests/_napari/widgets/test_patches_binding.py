@@ -575,6 +575,33 @@ def test_cutting_can_be_cancelled(
     assert not view.cancel_button.isEnabled()
 
 
+def test_what_was_cancelled_late_is_not_kept_either(
+    qtbot: Any,
+    view: PatchesView,
+    binding: PatchesBinding,
+    viewer: Any,
+    with_regions: None,
+    tmp_path: Path,
+    endless: Endless,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last patch is cut, the dataset not yet in its place."""
+    real = patches_binding.extract
+
+    def extract(*arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Any:
+        options["on_progress"] = lambda *_: endless.wait(should_stop)
+        return real(*arguments, should_stop=should_stop, **options)
+
+    monkeypatch.setattr(patches_binding, "extract", extract)
+    view.out_picker.edit.setText(str(tmp_path / "patches"))
+    qtbot.mouseClick(view.cut_button, LEFT)
+    qtbot.waitUntil(endless.entered.is_set)
+    qtbot.mouseClick(view.cancel_button, LEFT)
+    idle(qtbot, binding)
+    assert view.result_note.text() == "Cancelled; nothing was kept."
+    assert not (tmp_path / "patches").exists()
+
+
 # Opening and closing the dock
 
 
