@@ -333,6 +333,9 @@ def _write(
             "digest": hasher.hexdigest(),
         },
     )
+    if run.should_stop():  # asked too late to save any work, yet the user was told that nothing is kept
+        msg = f"Cutting was stopped after {total} of {total} patches; nothing was kept."
+        raise DatasetError(msg)
 
 
 def _common_mpp(planned: Sequence[_Planned], spec: GridSpec) -> float | None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from napari_histolatent.slides import Slide
     from napari_histolatent.training.checkpoint import Checkpoint
 
+NO_SLIDE = "There is no slide open; drop a slide on the window first."
 _SEARCH_STEPS = 500
 
 
@@ -197,13 +198,16 @@ class EditBinding:
         if models is None:
             return
         if slide is None:
-            show_error("There is no slide open; drop a slide on the window first.")
+            show_error(NO_SLIDE)
             return
         self._cut(models, slide, level0_of(world, slide.info))
 
     def _take_from_tray(self) -> None:
         models, slide = self._require_models(), self._session.slide()
-        if models is None or slide is None:
+        if models is None:
+            return
+        if slide is None:
+            show_error(NO_SLIDE)
             return
         mine = [tile for tile in self._session.tray if tile.slide_digest == slide.info.digest and tile.centre]
         if not mine:
