@@ -115,7 +115,7 @@ def test_a_level_that_the_slide_has_not(slide_of: SlideOf, level: int) -> None:
 
 @pytest.mark.parametrize("mpp", [0.0, -0.5, float("nan"), float("inf")])
 def test_an_impossible_mpp(slide_of: SlideOf, mpp: float) -> None:
-    with pytest.raises(SlideError, match="is not possible; the slide has 0.5; give a number"):
+    with pytest.raises(SlideError, match=r"is not possible; the slide has 0\.5; give a number"):
         planned(slide_of(blank(400, 400), mpp=(0.5, 0.5)), GridSpec(mpp=mpp))
 
 
