@@ -128,6 +128,12 @@ class ArrayBackend:
         result[np.ix_(inside_y, inside_x)] = pixels[np.ix_(rows[inside_y], columns[inside_x])]
         return result
 
+    def read_associated(self, name: str) -> np.ndarray:
+        raise NotImplementedError
+
+    def icc_profile(self) -> bytes | None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 

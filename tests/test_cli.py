@@ -769,7 +769,7 @@ def test_a_slide_without_a_pixel_size(
     )
     assert run("info", slide, "--json").report["mpp_x"] is None
     assert "pixel size not stated" in run("info", slide).out
-    words = "does not state its pixel size (mpp missing); ask for a level"
+    words = "does not state its pixel size (mpp missing); set it in the Slide dock, ask for a level"
     part = ["region", slide, "--xy", 1000, 1000, "--size", 20, 20, "--out", folder / "part.png"]
     assert words in run(*part, "--mpp", 0.5).refusal
     assert words in run(*part, "--mag", 20).refusal

@@ -49,9 +49,9 @@ def result(
 def test_a_demo_is_shown_in_layers(viewer: Any, result: Any) -> None:
     add_demo_layers(viewer, result)
     names = [layer.name for layer in viewer.layers]
-    assert names[:2] == ["tiny.tiff", "regions"]
-    assert names[2].startswith("patches (every ")
-    assert names[3:] == [
+    assert names[:3] == ["tiny.tiff overview", "tiny.tiff", "regions"]
+    assert names[3].startswith("patches (every ")
+    assert names[4:] == [
         "SYNTHETIC reconstruction",
         "SYNTHETIC flip",
         "Grad-CAM tile",
@@ -59,7 +59,7 @@ def test_a_demo_is_shown_in_layers(viewer: Any, result: Any) -> None:
         "Grad-CAM flip",
     ]
     hidden = {layer.name for layer in viewer.layers if not layer.visible}
-    assert hidden == {names[2], "Grad-CAM tile", "Grad-CAM reconstruction"}
+    assert hidden == {names[3], "Grad-CAM tile", "Grad-CAM reconstruction"}
     assert len({tuple(str(unit) for unit in layer.units) for layer in viewer.layers}) == 1
 
 

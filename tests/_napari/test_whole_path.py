@@ -123,8 +123,8 @@ def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screensho
     viewer, left = window, Qt.MouseButton.LeftButton
 
     drop(viewer, place.slide)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
-    slide_layer = viewer.layers[0]
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
+    slide_layer = viewer.layers[1]
     assert slide_layer.multiscale
     assert slide_layer.rgb
     assert np.allclose(slide_layer.scale, place.mpp)

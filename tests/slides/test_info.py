@@ -21,6 +21,10 @@ INFO = SlideInfo(
     bounds=(10, 20, 900, 700),
     background=(255, 254, 253),
     associated=("label",),
+    backend_reason="OpenSlide reads it",
+    objective_power=40.0,
+    has_icc_profile=True,
+    notes=("a note",),
 )
 
 
@@ -74,4 +78,8 @@ def test_the_report_has_the_fields_of_the_command_line() -> None:
         "bounds": [10, 20, 900, 700],
         "background": [255, 254, 253],
         "associated": ["label"],
+        "backend_reason": "OpenSlide reads it",
+        "objective_power": 40.0,
+        "has_icc_profile": True,
+        "notes": ["a note"],
     }

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_histolatent.slides import best_level, halving_downsamples
+from napari_histolatent.slides import best_level
 
 
 @pytest.mark.parametrize(
@@ -24,19 +24,3 @@ from napari_histolatent.slides import best_level, halving_downsamples
 )
 def test_the_next_finer_level_is_read(downsamples: list[float], asked: float, level: int) -> None:
     assert best_level(downsamples, asked) == level
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "coarsest", "expected"),
-    [
-        (100, 100, 2048, [1, 2]),  # napari takes a picture for multiscale from two levels on
-        (2048, 100, 2048, [1, 2]),
-        (4096, 100, 2048, [1, 2]),
-        (4097, 100, 2048, [1, 2, 4]),
-        (100, 100_000, 1024, [1, 2, 4, 8, 16, 32, 64, 128]),
-    ],
-)
-def test_levels_halve_until_the_coarsest_is_small(
-    width: int, height: int, coarsest: int, expected: list[int]
-) -> None:
-    assert halving_downsamples(width, height, coarsest_px=coarsest) == expected

@@ -1,4 +1,4 @@
-"""The three docks that napari.yaml names: a view with its binding."""
+"""The docks that napari.yaml names: a view with its binding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from napari_histolatent._napari.widgets.edit_binding import EditBinding
 from napari_histolatent._napari.widgets.edit_view import EditView
 from napari_histolatent._napari.widgets.patches_binding import PatchesBinding
 from napari_histolatent._napari.widgets.patches_view import PatchesView
+from napari_histolatent._napari.widgets.slide_binding import SlideBinding
+from napari_histolatent._napari.widgets.slide_view import SlideView
 from napari_histolatent._napari.widgets.train_binding import TrainBinding
 from napari_histolatent._napari.widgets.train_view import TrainView
+
+
+class SlideDock(SlideView):
+    """Open slides, their facts, a map, and the way to a place."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.binding = SlideBinding(napari_viewer, self)
 
 
 class PatchesDock(PatchesView):

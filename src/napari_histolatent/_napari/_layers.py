@@ -6,13 +6,14 @@ half a pixel less in napari's.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 from shapely.geometry.polygon import orient
 
-from napari_histolatent._napari.viewing import levels_of
+from napari_histolatent._napari.viewing import SlideSource, levels_of, reader_threads
 from napari_histolatent.explain import translucent
 
 if TYPE_CHECKING:
@@ -54,9 +55,31 @@ def world_of(level0_xy: tuple[float, float], info: SlideInfo) -> tuple[float, fl
     return (level0_xy[1] - 0.5) * scale_y, (level0_xy[0] - 0.5) * scale_x
 
 
-def slide_layer(slide: Slide) -> LayerData:
-    """Return the multiscale RGB layer of a slide, in micrometres if it states its pixel size."""
+def slide_layers(slide: Slide, *, overview_seconds: float = math.inf) -> list[LayerData]:
+    """Return the layers of a slide, in micrometres if it states its pixel size.
+
+    The overview (one picture of at most 2048 px, in memory) lies under the multiscale layer, which is
+    transparent until its tiles are read.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    overview_seconds
+        Read the overview for at most so long; the rest of it comes when it is shown.
+    """
     info = slide.info
+    source = SlideSource(slide)
+    source.prepare(seconds=overview_seconds, threads=reader_threads())
+    downsample = source.levels[-1].downsample
+    height, width = source.overview.shape[:2]
+    overview = {
+        "name": f"{info.path.name} overview",
+        "rgb": True,
+        "contrast_limits": (0, 255),
+        "metadata": {KEY: {"role": "overview", "slide_digest": info.digest}},
+        **placement((0, 0, width * downsample, height * downsample), (height, width), info),
+    }
     options = {
         "name": info.path.name,
         "rgb": True,
@@ -66,7 +89,31 @@ def slide_layer(slide: Slide) -> LayerData:
         "metadata": {KEY: {"role": "slide", **info.to_json()}},
         **_space(info),
     }
-    return levels_of(slide), options, "image"
+    return [(source.overview, overview, "image"), (levels_of(source), options, "image")]
+
+
+def slide_layer(slide: Slide) -> LayerData:
+    """Return the multiscale layer of a slide alone."""
+    return slide_layers(slide)[1]
+
+
+def set_pixel_size(viewer: Any, slide: Slide, mpp: float | None) -> None:
+    """State a slide's pixel size (None: take it back), and put every layer that lies on the slide to that scale."""
+    before = um_per_px(slide.info)
+    if mpp is None:
+        slide.forget_mpp()
+    else:
+        slide.state_mpp(mpp, is_stored=True)
+    info = slide.info
+    factors = np.array(um_per_px(info)) / before
+    for layer in viewer.layers:
+        ours = layer.metadata.get(KEY)
+        if isinstance(ours, dict) and info.digest in (ours.get("slide_digest"), ours.get("digest")):
+            layer.scale = np.asarray(layer.scale) * factors
+            layer.translate = np.asarray(layer.translate) * factors
+            layer.units = _space(info)["units"]
+            if ours.get("role") == "slide":
+                layer.metadata[KEY] = {"role": "slide", **info.to_json()}
 
 
 def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "regions") -> LayerData:

@@ -1,20 +1,21 @@
-"""What napari calls when a slide is dropped on it."""
+"""What napari calls when a slide is dropped on it, or opened from its menu or a script."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
+import napari
 
-from napari_histolatent._napari._layers import slide_layer
-from napari_histolatent.errors import SlideError
-from napari_histolatent.slides import open_slide
+from napari_histolatent._napari._opening import is_loop_running, open_and_wait, open_in, prepare
+from napari_histolatent._napari.viewing import unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from napari_histolatent._napari._layers import LayerData
+
+NOTHING_TO_ADD: list[tuple[Any]] = [(None,)]
+"""npe2's own word for it: napari answers an empty list with an error."""
 
 
 def get_slide_reader(path: str | list[str]) -> Callable[[str | list[str]], list[Any]] | None:
@@ -25,28 +26,15 @@ def get_slide_reader(path: str | list[str]) -> Callable[[str | list[str]], list[
 def read_slides(path: str | list[str]) -> list[LayerData] | list[tuple[Any]]:
     """Return the layers of the slides that can be read; a sentence is shown for each other file.
 
-    Without any it is npe2's "nothing to add": napari answers an error with a dialog that asks for another reader.
+    Where the user dropped them on the window they are opened beside it, and added when they are there: the
+    window may not stand still for a slow disk. A script gets its layers at once.
     """
-    layers = []
-    for one in path if isinstance(path, list) else [path]:
-        try:
-            layers.append(slide_layer_of(one))
-        except SlideError as error:
-            show_error(str(error))
-    return layers or [(None,)]
-
-
-def slide_layer_of(path: str) -> LayerData:
-    """Open a slide and return its layer.
-
-    Raises
-    ------
-    SlideError
-        If it cannot be opened, or its pixels cannot be read.
-    """
-    slide = open_slide(path)
-    try:
-        return slide_layer(slide)
-    except SlideError:
-        slide.close()
-        raise
+    paths = path if isinstance(path, list) else [path]
+    viewer = napari.current_viewer()
+    if viewer is not None and is_loop_running():
+        open_in(viewer, paths)
+        return NOTHING_TO_ADD
+    if viewer is not None:
+        prepare(viewer)
+        return unseen(open_and_wait(paths)) or NOTHING_TO_ADD
+    return open_and_wait(paths) or NOTHING_TO_ADD

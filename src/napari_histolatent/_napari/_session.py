@@ -43,7 +43,7 @@ class Session:
         viewer = self._viewer()
         if viewer is None:
             return None
-        layers = [layer for layer in viewer.layers if _role(layer) == "slide"]
+        layers = slide_layers_of(viewer)
         if not layers:
             return None
         active = viewer.layers.selection.active
@@ -118,6 +118,11 @@ def _role(layer: Any) -> str | None:
     if role == "slide" and not (layer.multiscale and hasattr(layer.data[0], "slide")):
         return None
     return role
+
+
+def slide_layers_of(viewer: Any) -> list[Any]:
+    """Return the layers that show slides, bottom first."""
+    return [layer for layer in viewer.layers if _role(layer) == "slide"]
 
 
 def session_of(viewer: Any) -> Session:

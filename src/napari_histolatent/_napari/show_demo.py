@@ -10,10 +10,11 @@ from napari_histolatent._napari._layers import (
     boxes_layer,
     heatmap_layer,
     regions_layer,
-    slide_layer,
+    slide_layers,
     tile_layer,
 )
 from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari.viewing import add_slide
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.explain.heatmap import shared_maximum
 from napari_histolatent.patches import PatchDataset
@@ -52,7 +53,6 @@ def add_demo_layers(viewer: Any, result: DemoResult) -> None:
     ]
     colors = [annotations.color_of(columns["label"][i]) for i in rows]
     layers = [
-        slide_layer(slide),
         regions_layer(annotations, slide.info),
         boxes_layer(boxes, slide.info, name=f"patches (every {step}th)", colors=colors, role="patches"),
     ]
@@ -65,6 +65,7 @@ def add_demo_layers(viewer: Any, result: DemoResult) -> None:
         heatmap_layer(heatmap, slide.info, name=f"Grad-CAM {name}", maximum=maximum)
         for name, heatmap in zip(("tile", *tiles), result.heatmaps, strict=True)
     ]
+    add_slide(viewer, slide_layers(slide))
     for data, options, kind in layers:
         # The flip lies on top; what is under it, and dense outlines, wait in the layer list.
         hidden = options["name"].startswith(("patches", "Grad-CAM tile", "Grad-CAM reconstruction"))

@@ -70,7 +70,7 @@ def shipped_regions() -> Path:
 
 def _default(folder: Path) -> DemoInput:
     try:
-        slide = _downloaded()
+        slide = downloaded_slide()
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
         slide = folder / "SYNTHETIC-slide.tif"
         regions = folder / "SYNTHETIC-slide.geojson"
@@ -87,7 +87,14 @@ def _default(folder: Path) -> DemoInput:
     )
 
 
-def _downloaded() -> Path:
+def downloaded_slide() -> Path:
+    """Return CMU-1-Small-Region.svs (OpenSlide, CC0), downloaded once and checked by its sha256.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be downloaded, or is not the file it should be.
+    """
     pooch.get_logger().setLevel(logging.ERROR)  # the demo says itself what it uses
     path = pooch.retrieve(
         _URL,

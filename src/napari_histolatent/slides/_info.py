@@ -25,6 +25,7 @@ class SlideInfo:
     """What a slide file says of itself. Coordinates are level-0 pixels, (x, y)."""
 
     path: Path
+    """The file or folder; of a slide at a URL only its name means something."""
     backend: str
     vendor: str | None
     digest: str
@@ -38,6 +39,18 @@ class SlideInfo:
     """Left, top, width and height of the scanned part."""
     background: tuple[int, int, int]
     associated: tuple[str, ...]
+    backend_reason: str = ""
+    """Why this backend reads it, and what the ones asked before it said."""
+    objective_power: float | None = None
+    has_icc_profile: bool = False
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was read: a plane that was chosen, a window of brightness."""
+    url: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What opens it again: the path, or the URL."""
+        return self.url or str(self.path)
 
     @property
     def width_px(self) -> int:
@@ -60,26 +73,28 @@ class SlideInfo:
         if self.mpp_x is None or self.mpp_y is None:
             msg = (
                 f"{self.path.name} does not state its pixel size (mpp missing); "
-                "ask for a level instead of an mpp (--level 0), or state the size with --slide-mpp, "
-                "for example --slide-mpp 0.25 for a 40x scan."
+                "set it in the Slide dock, ask for a level instead of an mpp (--level 0), or state the size with "
+                "--slide-mpp, for example --slide-mpp 0.25 for a 40x scan."
             )
             raise SlideError(msg)
         return self.mpp_x, self.mpp_y
 
-    def with_mpp(self, mpp: float) -> SlideInfo:
-        """Return a copy whose pixel size is the one the user states."""
+    def with_mpp(self, mpp: float, *, is_stored: bool = False) -> SlideInfo:
+        """Return a copy whose pixel size is the one the user states, or stated for this slide before."""
         if not (mpp > 0 and math.isfinite(mpp)):
             msg = (
                 f"A pixel size of {mpp:g} µm per pixel is not possible; give a number above 0, such as 0.25."
             )
             raise SlideError(msg)
-        return replace(self, mpp_x=mpp, mpp_y=mpp, mpp_source="stated by the user")
+        source = "set by the user for this slide" if is_stored else "stated by the user"
+        return replace(self, mpp_x=mpp, mpp_y=mpp, mpp_source=source)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that `histolatent info --json` reports."""
         return {
-            "path": str(self.path),
+            "path": self.location,
             "backend": self.backend,
+            "backend_reason": self.backend_reason,
             "vendor": self.vendor,
             "digest": self.digest,
             "width_px": self.width_px,
@@ -94,4 +109,7 @@ class SlideInfo:
             "bounds": list(self.bounds),
             "background": list(self.background),
             "associated": list(self.associated),
+            "objective_power": self.objective_power,
+            "has_icc_profile": self.has_icc_profile,
+            "notes": list(self.notes),
         }

@@ -1,60 +1,143 @@
 from __future__ import annotations
 
-from hashlib import sha256
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import openslide
 
 from napari_histolatent.errors import SlideError
+from napari_histolatent.slides._file import (
+    PRINT_RESOLUTION_NOTE,
+    FileIdentity,
+    digest_of_ends,
+    is_print_resolution,
+)
 from napari_histolatent.slides._info import Level, SlideInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import TypeVar
 
     from numpy.typing import NDArray
 
+    Found = TypeVar("Found")
+
 _UM_PER_RESOLUTION_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+
+_CACHE_BYTES = 128 << 20
+"""Decoded blocks that all open slides share inside OpenSlide; its own default is 32 MiB for each."""
+
+_cache: openslide.OpenSlideCache | None = None
+_cache_lock = threading.Lock()
 
 
 class OpenSlideBackend:
-    """Everything that OpenSlide reads. Its handles are thread-safe."""
+    """Everything that OpenSlide reads.
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            msg = f"{path} {what}; give the path of a slide file such as slide.svs."
-            raise SlideError(msg)
+    One handle serves all threads (OpenSlide keeps a pool of file handles under it). After an error a handle is
+    of no use any more, for anyone: each read that fails gets a second opinion from a handle of its own, so
+    that one damaged tile does not take the others with it.
+    """
+
+    def __init__(self, path: Path, *, reason: str = "OpenSlide reads it") -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._identity = FileIdentity(path)
+        self._handle: openslide.OpenSlide | None = None
         try:
-            self._handle = openslide.OpenSlide(path)
-            self.info = _info_of(self._handle, path)
+            self._handle = _open(path)
+            self.info = _info_of(self._handle, path, reason)
         except openslide.OpenSlideError as error:
-            reason = str(error).rstrip(".")
             msg = (
-                f"{path.name} is not a slide that can be opened ({reason}); check that the file is complete "
+                f"{path.name} is not a slide that can be opened ({_reason(error)}); check that the file is complete "
                 "and of a format OpenSlide reads (svs, ndpi, mrxs, scn, bif, vms, svslide, tiled TIFF, DICOM)."
             )
+            raise SlideError(msg) from error
+        except (ValueError, ArithmeticError) as error:
+            self.close()
+            msg = f"{path.name} is damaged: it states what cannot be ({error}); copy it again from the scanner or archive."
             raise SlideError(msg) from error
 
     def read_level(
         self, level: int, level0_xy: tuple[int, int], size_px: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """Return (height, width, 3) pixels of one level on the slide's background colour."""
+        self._identity.check()
+
+        def read(handle: openslide.OpenSlide) -> NDArray[np.uint8]:
+            return np.asarray(handle.read_region(level0_xy, level, size_px))
+
         try:
-            rgba = np.asarray(self._handle.read_region(level0_xy, level, size_px))
+            rgba = self._with_second_opinion(read)
         except openslide.OpenSlideError as error:
-            reason = str(error).rstrip(".")
+            self._identity.check()
             msg = (
-                f"{self.info.path.name} opens, but its pixels at x={level0_xy[0]}, y={level0_xy[1]} cannot be "
-                f"read ({reason}); the file is damaged: copy it again from the scanner or archive."
+                f"{self._path.name} opens, but its pixels at x={level0_xy[0]}, y={level0_xy[1]} cannot be "
+                f"read ({_reason(error)}); the file is damaged: copy it again from the scanner or archive."
             )
             raise SlideError(msg) from error
         return _composite(rgba, self.info.background)
 
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """Return (height, width, 3) pixels of an associated image on the background colour."""
+        self._identity.check()
+        try:
+            image = self._with_second_opinion(lambda handle: handle.associated_images[name])
+        except openslide.OpenSlideError as error:
+            msg = f"The {name} image of {self._path.name} cannot be read ({_reason(error)}); the slide itself may still be whole."
+            raise SlideError(msg) from error
+        return _composite(np.asarray(image.convert("RGBA")), self.info.background)
+
+    def icc_profile(self) -> bytes | None:
+        """Return the colour profile of the pixels."""
+        try:
+            profile = self._with_second_opinion(lambda handle: handle.color_profile)
+        except openslide.OpenSlideError:
+            return None
+        return None if profile is None else bytes(profile.tobytes())
+
     def close(self) -> None:
-        """Release the file."""
-        self._handle.close()
+        """Release the file; a later read opens it again."""
+        # Not closed outright: under a read that another thread is in, that would be the end of the process.
+        # The library's handle goes with the last reference to it.
+        with self._lock:
+            self._handle = None
+
+    def _with_second_opinion(self, read: Callable[[openslide.OpenSlide], Found]) -> Found:
+        handle = self._shared_handle()
+        try:
+            return read(handle)
+        except openslide.OpenSlideError:
+            # Maybe it was another thread's tile that spoilt the handle.
+            with self._lock:
+                if self._handle is handle:
+                    self._handle = None
+        return read(_open(self._path))
+
+    def _shared_handle(self) -> openslide.OpenSlide:
+        with self._lock:
+            if self._handle is None:
+                try:
+                    self._handle = _open(self._path)
+                except openslide.OpenSlideError as error:
+                    self._identity.check()
+                    msg = f"{self._path.name} cannot be opened again ({_reason(error)}); check that the file is complete."
+                    raise SlideError(msg) from error
+            return self._handle
+
+
+def _open(path: Path) -> openslide.OpenSlide:
+    global _cache
+    handle = openslide.OpenSlide(path)
+    with _cache_lock:
+        _cache = _cache or openslide.OpenSlideCache(_CACHE_BYTES)
+    handle.set_cache(_cache)
+    return handle
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 def _composite(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -67,18 +150,22 @@ def _composite(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDA
     return np.round(mixed).astype(np.uint8)
 
 
-def _info_of(handle: openslide.OpenSlide, path: Path) -> SlideInfo:
+def _info_of(handle: openslide.OpenSlide, path: Path, reason: str) -> SlideInfo:
     properties = handle.properties
     levels = tuple(
         Level(width, height, float(downsample))
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     )
     mpp_x, mpp_y, source = _mpp_of(properties)
+    notes = []
+    if mpp_x and source == "TIFF resolution tags" and is_print_resolution(mpp_x):
+        notes.append(PRINT_RESOLUTION_NOTE.format(dpi=25_400 / mpp_x))
+        mpp_x = mpp_y = source = None
     return SlideInfo(
         path=path.absolute(),
         backend="openslide",
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR),
-        digest=properties.get(openslide.PROPERTY_NAME_QUICKHASH1) or _digest_of_ends(path),
+        digest=properties.get(openslide.PROPERTY_NAME_QUICKHASH1) or digest_of_ends(path),
         levels=levels,
         mpp_x=mpp_x,
         mpp_y=mpp_y,
@@ -86,6 +173,10 @@ def _info_of(handle: openslide.OpenSlide, path: Path) -> SlideInfo:
         bounds=_bounds_of(properties, levels[0]),
         background=_background_of(properties),
         associated=tuple(handle.associated_images),
+        backend_reason=reason,
+        objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        has_icc_profile="openslide.icc-size" in properties,
+        notes=tuple(notes),
     )
 
 
@@ -121,14 +212,3 @@ def _bounds_of(properties: Mapping[str, str], level0: Level) -> tuple[int, int, 
 def _background_of(properties: Mapping[str, str]) -> tuple[int, int, int]:
     text = properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
     return int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16)
-
-
-def _digest_of_ends(path: Path) -> str:
-    """Return a digest of the size and both ends: whole files of many GB cannot be hashed at opening."""
-    size = path.stat().st_size
-    hasher = sha256(str(size).encode())
-    with path.open("rb") as file:
-        hasher.update(file.read(1 << 16))
-        file.seek(max(0, size - (1 << 16)))
-        hasher.update(file.read())
-    return hasher.hexdigest()

@@ -23,14 +23,3 @@ def best_level(downsamples: Sequence[float], downsample: float) -> int:
     """
     fitting = [i for i, own in enumerate(downsamples) if own <= downsample * (1 + _TOLERANCE)]
     return fitting[-1] if fitting else 0
-
-
-def halving_downsamples(width_px: int, height_px: int, *, coarsest_px: int) -> list[int]:
-    """Return 1, 2, 4, ... until the longer side is at most `coarsest_px`; at least two entries.
-
-    napari wants strictly smaller levels with a coarsest one that fits in memory, whatever the file has.
-    """
-    downsamples = [1]
-    while max(width_px, height_px) / downsamples[-1] > coarsest_px or len(downsamples) < 2:
-        downsamples.append(downsamples[-1] * 2)
-    return downsamples

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -39,11 +38,18 @@ class SlideBackend(Protocol):
     ) -> NDArray[np.uint8]:
         """Return (height, width, 3) pixels of one level, background colour outside the slide.
 
-        Thread-safe. Raises SlideError where the file cannot be decoded.
+        Thread-safe. Level-0 (x, y) is level pixel (x, y) / downsample, to the nearest pixel where the format
+        allows. Raises SlideError where the file cannot be decoded, is gone or was replaced.
         """
 
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """Return (height, width, 3) pixels of an associated image named in `info.associated`."""
+
+    def icc_profile(self) -> bytes | None:
+        """Return the colour profile of the pixels, where the file has one."""
+
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; a later read opens it again."""
 
 
 class Slide:
@@ -52,13 +58,33 @@ class Slide:
     Coordinates are level-0 pixels, (x, y), of the top-left corner of a region; pixel i covers [i, i + 1).
     """
 
-    def __init__(self, backend: SlideBackend, *, mpp: float | None = None) -> None:
+    def __init__(self, backend: SlideBackend, *, mpp: float | None = None, is_stored: bool = False) -> None:
         self._backend = backend
-        self._stated_mpp = mpp
-        self.info = backend.info if mpp is None else backend.info.with_mpp(mpp)
+        self._stated_mpp: float | None = None
+        self.info = backend.info
+        if mpp is not None:
+            self.state_mpp(mpp, is_stored=is_stored)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(open_slide, mpp=self._stated_mpp), (self.info.path,)
+        from napari_histolatent.slides._open import open_slide
+
+        return partial(open_slide, mpp=self._stated_mpp), (self.info.location,)
+
+    def state_mpp(self, mpp: float, *, is_stored: bool = False) -> None:
+        """Take `mpp` micrometres per level-0 pixel from now on; `is_stored`: from the user's data folder.
+
+        Raises
+        ------
+        SlideError
+            If it is not above 0.
+        """
+        # A whole new info at once: other threads read it.
+        self.info = self._backend.info.with_mpp(mpp, is_stored=is_stored)
+        self._stated_mpp = mpp
+
+    def forget_mpp(self) -> None:
+        """Go by the file's own pixel size again."""
+        self.info, self._stated_mpp = self._backend.info, None
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +93,39 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; a later read opens it again."""
         self._backend.close()
+
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        """Return an associated image (label, macro, thumbnail, ...): uint8, (height, width, 3), RGB.
+
+        Raises
+        ------
+        SlideError
+            If there is none of this name, or it cannot be decoded.
+        """
+        if name not in self.info.associated:
+            known = ", ".join(self.info.associated) or "none"
+            msg = f"{self.info.path.name} has no associated image named {name}; it has: {known}."
+            raise SlideError(msg)
+        return self._backend.read_associated(name)
+
+    def icc_profile(self) -> bytes | None:
+        """Return the ICC profile of the slide's pixels, or None; see `to_srgb_with`."""
+        return self._backend.icc_profile()
+
+    def read_level_px(
+        self, level: int, level_xy: tuple[int, int], *, size_px: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        """Return pixels of one stored level, addressed in that level's own pixels (x, y).
+
+        For display: OpenSlide is asked in whole level-0 pixels, so where a downsample is not whole (2.0005) it
+        blends neighbours by up to half a level-0 pixel.
+        """
+        self._check_size(size_px)
+        downsample = self.info.levels[level].downsample
+        x, y = (round(v * downsample) for v in level_xy)
+        return self._backend.read_level(level, (x, y), size_px)
 
     def downsamples_at(self, mpp: float) -> tuple[float, float]:
         """Return level-0 pixels per pixel, (x, y), of an image at `mpp` micrometres per pixel.
@@ -186,23 +243,3 @@ class Slide:
                 f"{_MAX_REGION_PX:,} pixels, or a coarser level or mpp."
             )
             raise SlideError(msg)
-
-
-def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
-    """Open a slide file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    mpp
-        Micrometres per level-0 pixel, where the user knows better than the file, or the file says nothing.
-
-    Raises
-    ------
-    SlideError
-        If the file is missing or no reader knows it.
-    """
-    from napari_histolatent.slides._openslide import OpenSlideBackend
-
-    return Slide(OpenSlideBackend(Path(path)), mpp=mpp)

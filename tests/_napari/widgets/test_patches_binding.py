@@ -10,6 +10,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
+from napari_histolatent._napari._opening import open_in
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets import patches_binding
@@ -94,17 +95,20 @@ def test_a_slide_is_opened(
 ) -> None:
     assert view.slide_note.text().startswith("No slide yet")
     enter(qtbot, view.slide_picker, tiny_slide)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
     assert view.slide_note.text() == "tiny.tiff: 768 x 640 px, 0.5 µm per px"
-    assert viewer.layers[0].metadata[KEY]["role"] == "slide"
+    assert [layer.metadata[KEY]["role"] for layer in viewer.layers] == ["overview", "slide"]
     assert viewer.canvas.overlays.scale_bar.visible
     assert session_of(viewer).slide().info.path == tiny_slide
 
 
-def test_nothing_that_napari_gives_up_is_used(binding: PatchesBinding, viewer: Any, slide: Slide) -> None:
+def test_nothing_that_napari_gives_up_is_used(
+    qtbot: Any, binding: PatchesBinding, viewer: Any, tiny_slide: Path
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        binding._show_layer(slide_layer(slide))
+        open_in(viewer, [str(tiny_slide)])
+        qtbot.waitUntil(lambda: len(viewer.layers) == 2)
     assert viewer.canvas.overlays.scale_bar.visible
 
 
@@ -113,8 +117,7 @@ def test_a_file_that_is_no_slide_is_one_sentence(
 ) -> None:
     (tmp_path / "a.svs").write_text("nothing")
     enter(qtbot, view.slide_picker, tmp_path / "a.svs")
-    idle(qtbot, binding)
-    assert len(errors) == 1
+    qtbot.waitUntil(lambda: len(errors) == 1)
     assert "a.svs" in errors[0]
     assert len(viewer.layers) == 0
     assert view.slide_note.text().startswith("No slide yet")

@@ -1,5 +1,28 @@
-"""From a slide to what napari draws of it."""
+"""Slides in napari without ever blocking it: arrays that answer at once, and threads that fill them."""
 
-from napari_histolatent._napari.viewing._pyramid import LevelArray, levels_of
+from napari_histolatent._napari.viewing._proxy import DisplayLevelArray, levels_of
+from napari_histolatent._napari.viewing._source import SlideSource, cache
+from napari_histolatent._napari.viewing._threads import reader_threads, threads
+from napari_histolatent._napari.viewing._window import (
+    SlideWindow,
+    add_slide,
+    attach,
+    is_settled,
+    unseen,
+    view_of,
+)
 
-__all__ = ["LevelArray", "levels_of"]
+__all__ = [
+    "DisplayLevelArray",
+    "SlideSource",
+    "SlideWindow",
+    "add_slide",
+    "attach",
+    "cache",
+    "is_settled",
+    "levels_of",
+    "reader_threads",
+    "threads",
+    "unseen",
+    "view_of",
+]

@@ -14,8 +14,8 @@ from napari_histolatent._napari._layers import (
     regions_layer,
     world_of,
 )
+from napari_histolatent._napari._opening import open_in
 from napari_histolatent._napari._picking import CanvasClicks
-from napari_histolatent._napari._readers import slide_layer_of
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker, run_safely
 from napari_histolatent.annotations import read_annotations, require_on_slide
@@ -51,7 +51,7 @@ class PatchesBinding:
 
     def __init__(self, viewer: Any, view: PatchesView) -> None:
         self._viewer, self._view, self._session = viewer, view, session_of(viewer)
-        self._opener, self._regions = LatestWorker(), LatestWorker()
+        self._regions = LatestWorker()
         self._cutter = LatestWorker(in_turn=True)  # clicks come faster than patches, and each counts
         self._extractor = LatestWorker(on_error=lambda _: view.set_busy(False))
         self._clicks = CanvasClicks(viewer, self._pick)
@@ -80,7 +80,7 @@ class PatchesBinding:
     def close(self, *_: object) -> None:
         """Let go of the viewer and of running work; what the session holds stays."""
         self._clicks.switch(False)
-        for worker in (self._opener, self._regions, self._cutter, self._extractor):
+        for worker in (self._regions, self._cutter, self._extractor):
             worker.cancel()
         for event in (
             self._viewer.layers.events.inserted,
@@ -92,12 +92,11 @@ class PatchesBinding:
         self._session.annotations_changed.disconnect(self._show_slide, missing_ok=True)
 
     def _open_slide(self, path: str) -> None:
-        self._opener.submit(lambda _: slide_layer_of(path), self._show_layer)
+        open_in(self._viewer, [path])
 
     def _show_layer(self, layer: LayerData) -> None:
         data, options, kind = layer
         getattr(self._viewer, f"add_{kind}")(data, **options)
-        _show_scale_bar(self._viewer)
 
     def _show_slide(self, *_: object) -> None:
         """Say which slide and regions are current."""
@@ -259,7 +258,3 @@ def labelled_tile(
     coverage = coverage_of(annotations, annotations.classes, np.array([tile.level0_box]))
     (label,) = label_of(coverage, rule=spec.rule, threshold=spec.threshold)
     return tile if label < 0 else replace(tile, label=annotations.classes[label])
-
-
-def _show_scale_bar(viewer: Any) -> None:
-    viewer.canvas.overlays.scale_bar.visible = True

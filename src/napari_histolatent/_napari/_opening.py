@@ -1,0 +1,214 @@
+"""Opening slides: in a thread, with the window alive, and whatever hangs or fails said in one sentence."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from napari.utils import progress
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtCore import QEventLoop, QObject, QThread, QTimer, Signal
+from qtpy.QtWidgets import QApplication
+
+from napari_histolatent._napari._layers import slide_layers
+from napari_histolatent._napari._settings import apply_cache_cap
+from napari_histolatent._napari.viewing import add_slide, attach
+from napari_histolatent.errors import UserError
+from napari_histolatent.slides import open_slide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_histolatent._napari._layers import LayerData
+
+SLIDE_FILES = "Slides (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.svslide *.tif *.tiff *.btf *.qptiff *.dcm);;All files (*)"
+"""What file dialogs offer."""
+
+_OVERVIEW_SECONDS = 0.6
+"""For so long an overview is waited for; what is missing of it then appears bit by bit."""
+_SLOW_MS = 3000
+
+_openings: set[Opening] = set()
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A slide that was opened, as layers, or why it was not."""
+
+    location: str
+    layers: tuple[LayerData, ...] = ()
+    digest: str = ""
+    error: Exception | None = None
+
+
+def opened(location: str) -> Opened:
+    """Open one slide. What the user can mend, and what cannot, are both in the result."""
+    try:
+        slide = open_slide(location)
+        layers = slide_layers(slide, overview_seconds=_OVERVIEW_SECONDS)
+    except Exception as error:  # noqa: BLE001  # raised again on the UI thread, by `layers_of`
+        return Opened(location, error=error)
+    return Opened(location, tuple(layers), digest=slide.info.digest)
+
+
+class Opening(QObject):
+    """Slides being opened, each in a daemon thread: one that hangs on a lost disk holds up nothing else."""
+
+    _one_done = Signal(object)
+
+    def __init__(
+        self, locations: Sequence[str], on_opened: Callable[[Opened], None], *, on_end: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._waiting = list(locations)
+        self._on_opened, self._on_end = on_opened, on_end
+        self._digests: set[str] = set()
+        self._cancelled = False
+        self._progress = progress(total=0, desc=f"Opening {_names(locations)}")
+        self._one_done.connect(self._take)
+        self._slow = QTimer(self)
+        self._slow.setSingleShot(True)
+        self._slow.timeout.connect(self._say_slow)
+        self._slow.start(_SLOW_MS)
+        _openings.add(self)
+        for location in locations:
+            threading.Thread(
+                target=self._open, args=(location,), name="histolatent-opener", daemon=True
+            ).start()
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether anything is still being opened."""
+        return self in _openings
+
+    @property
+    def names(self) -> list[str]:
+        """What is still being opened."""
+        return [_names([location]) for location in self._waiting]
+
+    def cancel(self) -> None:
+        """Forget what is still being opened."""
+        self._cancelled = True
+        self._finish()
+
+    def _open(self, location: str) -> None:
+        result = opened(location)
+        try:
+            self._one_done.emit(result)
+        except RuntimeError:  # the window went away meanwhile
+            return
+
+    def _take(self, result: Opened) -> None:
+        if self._cancelled:
+            return
+        self._waiting.remove(result.location)
+        try:
+            # Several files of one DICOM series are one slide.
+            if not (result.digest and result.digest in self._digests and _is_dicom(result)):
+                self._on_opened(result)
+            self._digests.add(result.digest)
+        finally:
+            if not self._waiting:
+                self._finish()
+
+    def _finish(self) -> None:
+        if self in _openings:
+            _openings.discard(self)
+            self._slow.stop()
+            self._progress.close()
+            self._on_end()
+
+    def _say_slow(self) -> None:
+        show_info(
+            f"Still opening {_names(self._waiting)}: a slow network disk, or one that is gone? "
+            "The window stays usable; the slide appears when it comes."
+        )
+
+
+def layers_of(result: Opened) -> list[LayerData]:
+    """Return the layers, after a notification none; a fault of ours is raised."""
+    if result.error is None:
+        return list(result.layers)
+    if not isinstance(result.error, UserError):
+        raise result.error
+    show_error(str(result.error))
+    return []
+
+
+def prepare(viewer: Any) -> None:
+    """Have a viewer look after slides, and show their size: one without a scale bar says nothing of it."""
+    attach(viewer)
+    apply_cache_cap()
+    viewer.canvas.overlays.scale_bar.visible = True
+
+
+def open_in(viewer: Any, locations: Sequence[str], *, on_end: Callable[[], None] = lambda: None) -> Opening:
+    """Open slides beside the UI thread and add them to a viewer."""
+    prepare(viewer)
+
+    def add(result: Opened) -> None:
+        layers = layers_of(result)
+        if layers:
+            add_slide(viewer, layers)
+
+    return Opening(locations, add, on_end=on_end)
+
+
+def open_and_wait(locations: Sequence[str]) -> list[LayerData]:
+    """Return the layers of slides; where there is a window it goes on drawing meanwhile."""
+    if QApplication.instance() is None:
+        return [layer for location in locations for layer in layers_of(opened(location))]
+    results: list[Opened] = []
+    loop = QEventLoop()
+    opening = Opening(locations, results.append, on_end=loop.quit)
+    if opening in _openings:
+        loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+    results.sort(key=lambda result: list(locations).index(result.location))
+    return [layer for result in results for layer in layers_of(result)]
+
+
+def wait_for(work: Callable[[], Found], description: str) -> Found:
+    """Return `work()`, done in a thread; where there is a window it goes on drawing meanwhile."""
+    if QApplication.instance() is None:
+        return work()
+    loop, shown = QEventLoop(), progress(total=0, desc=description)
+    results: list[tuple[Any, Exception | None]] = []
+    done = _Done()
+    done.arrived.connect(loop.quit)
+
+    def run() -> None:
+        try:
+            results.append((work(), None))
+        except Exception as error:  # noqa: BLE001  # raised again below
+            results.append((None, error))
+        done.arrived.emit()
+
+    threading.Thread(target=run, name="histolatent-waited-for", daemon=True).start()
+    loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+    shown.close()
+    ((result, error),) = results
+    if error is not None:
+        raise error
+    return cast("Found", result)
+
+
+class _Done(QObject):
+    arrived = Signal()
+
+
+def is_loop_running() -> bool:
+    """Return whether the user is at the mouse: napari's event loop runs, and nobody waits for a result."""
+    thread = QThread.currentThread() if QApplication.instance() is not None else None
+    return thread is not None and thread.loopLevel() > 0
+
+
+def _is_dicom(result: Opened) -> bool:
+    ours = result.layers[-1][1]["metadata"]["histolatent"] if result.layers else {}
+    return ours.get("vendor") == "dicom"
+
+
+def _names(locations: Sequence[str]) -> str:
+    return ", ".join(Path(location).name or location for location in locations)

@@ -1,0 +1,32 @@
+"""The plugin's page of napari's preferences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_histolatent._napari.viewing import cache
+
+_PLUGIN = "napari-histolatent"
+_MIB = 1 << 20
+
+
+def apply_cache_cap() -> None:
+    """Give the cache of tiles the cap that is set in the preferences, now and whenever it changes."""
+    viewing = _viewing_settings()
+    if viewing is None:
+        return
+    cache().set_cap(viewing.cache_mb * _MIB)
+    changed = getattr(viewing, "events", None)
+    if changed is not None:
+        changed.cache_mb.disconnect()
+        changed.cache_mb.connect(lambda _: cache().set_cap(viewing.cache_mb * _MIB))
+
+
+def _viewing_settings() -> Any:
+    """Return our settings, or None where napari does not know the plugin (a script, a test)."""
+    from napari.settings import get_plugin_settings
+
+    try:
+        return get_plugin_settings(_PLUGIN).viewing
+    except (KeyError, AttributeError, ValueError):
+        return None

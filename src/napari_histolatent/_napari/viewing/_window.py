@@ -1,0 +1,254 @@
+"""Slides in a viewer: their layers are bound to views, refreshed when there is something new, and let go."""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QApplication
+
+from napari_histolatent._napari.viewing._proxy import DisplayLevelArray
+from napari_histolatent._napari.viewing._threads import threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_histolatent._napari.viewing._source import SlideSource
+    from napari_histolatent._napari.viewing._view import View
+
+_KEY, _UNSEEN = "histolatent", "is_not_bound_yet"
+_REFRESH_MS = 50
+_WATCH_MS = 500
+_SLOW_READ_SECONDS = 3.0
+
+_windows: WeakKeyDictionary[Any, SlideWindow] = WeakKeyDictionary()
+
+
+def attach(viewer: Any) -> SlideWindow | None:
+    """Look after the slides of a viewer from now on; once is enough. None where there is no Qt application."""
+    if QApplication.instance() is None:
+        return None
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    if viewer not in _windows:
+        _windows[viewer] = SlideWindow(viewer)
+    return _windows[viewer]
+
+
+def add_slide(viewer: Any, layers: Sequence[tuple[Any, dict[str, Any], str]]) -> Any:
+    """Add the layers of `slide_layers` to a viewer, which is looked after from now on; return the multiscale one."""
+    for data, options, _ in layers if attach(viewer) is None else unseen(layers):
+        layer = viewer.add_image(data, **options)
+    return layer
+
+
+def unseen(
+    layers: Sequence[tuple[Any, dict[str, Any], str]],
+) -> list[tuple[Any, dict[str, Any], str]]:
+    """Return the layers of a slide for a viewer that is attached: hidden until they are bound to their view.
+
+    napari draws a layer before it tells anybody but itself that there is one; what it asks for then would be
+    read on the UI thread.
+    """
+    hidden = []
+    for data, options, kind in layers:
+        if options["metadata"][_KEY]["role"] == "slide":
+            metadata = {_KEY: options["metadata"][_KEY] | {_UNSEEN: True}}
+            options = options | {"visible": False, "metadata": metadata}
+        hidden.append((data, options, kind))
+    return hidden
+
+
+def view_of(layer: Any) -> View | None:
+    """Return the view that a layer shows, or None if it is no slide."""
+    if not getattr(layer, "multiscale", False):
+        return None
+    finest = layer.data[0]
+    return finest.view if isinstance(finest, DisplayLevelArray) else None
+
+
+def is_settled(layer: Any) -> bool:
+    """Return whether every tile that napari shows of a slide's layer is read and on its way to the screen."""
+    view = view_of(layer)
+    return view is not None and view.is_settled()
+
+
+class SlideWindow(QObject):
+    """The slides of one viewer."""
+
+    _fresh = Signal(object, bool)
+    """From the composer thread: a view has something new."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        # Weak: the viewer keeps the window, not the other way round.
+        self._viewer = weakref.ref(viewer)
+        self._stale: dict[View, None] = {}
+        self._refresh_seconds = 0.0
+        self._told: WeakKeyDictionary[SlideSource, set[str]] = WeakKeyDictionary()
+        self._refresh_timer, self._watch_timer = QTimer(self), QTimer(self)
+        self._refresh_timer.setSingleShot(True)
+        self._refresh_timer.timeout.connect(self._refresh)
+        self._watch_timer.timeout.connect(self._watch)
+        self._fresh.connect(self._schedule)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        for layer in viewer.layers:
+            self._bind(layer)
+
+    # Layers come and go
+
+    def _on_inserted(self, event: Any) -> None:
+        self._bind(event.value)
+
+    def _bind(self, layer: Any) -> None:
+        view = view_of(layer)
+        if view is None:
+            return
+        if view.layer is not None and view.layer is not layer:
+            # The same arrays in a second layer: it looks at other places.
+            layer.data = copy.deepcopy(list(layer.data))
+            view = view_of(layer)
+            assert view is not None
+        view.bind(layer, self._fresh.emit)
+        for event in (layer.events.visible, layer.events.opacity):
+            event.connect(self._match_overviews)
+        self._match_overviews()
+        self._watch_timer.start(_WATCH_MS)
+        if layer.metadata[_KEY].pop(_UNSEEN, False):
+            layer.visible = True
+        else:
+            # What napari drew before it told of the layer was read exactly, and is not the view's.
+            self._schedule(view, True)
+
+    def _on_removed(self, event: Any) -> None:
+        layer = event.value
+        view = view_of(layer)
+        if view is None:
+            return
+        for emitter in (layer.events.visible, layer.events.opacity):
+            emitter.disconnect(self._match_overviews)
+        self._stale.pop(view, None)
+        source = view.source
+        view.unbind()
+        if not threads.is_used(source):
+            source.drop()
+            source.slide.close()
+        # Not at once: napari is in the middle of telling everybody about the layer.
+        QTimer.singleShot(0, self._remove_orphans)
+
+    def _remove_orphans(self) -> None:
+        """Take away overviews whose slide has gone, and stop watching with the last slide."""
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        shown = {id(view.source.overview) for view in self._views()}
+        for layer in [v for v in viewer.layers if _is_overview(v)]:
+            if id(layer.data) not in shown:
+                viewer.layers.remove(layer)
+        if not shown:
+            self._watch_timer.stop()
+
+    def _match_overviews(self, _: Any = None) -> None:
+        """Show an overview where its slide is shown. Under a translucent slide it would be seen twice."""
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        slides: dict[int, list[Any]] = {}
+        for layer in viewer.layers:
+            view = view_of(layer)
+            if view is not None:
+                slides.setdefault(id(view.source.overview), []).append(layer)
+        for layer in viewer.layers:
+            if _is_overview(layer) and id(layer.data) in slides:
+                layer.visible = any(v.visible and v.opacity == 1 for v in slides[id(layer.data)])
+
+    def _views(self) -> list[View]:
+        viewer = self._viewer()
+        found = [view_of(layer) for layer in viewer.layers] if viewer is not None else []
+        return [view for view in found if view is not None]
+
+    # What is new is shown
+
+    def _schedule(self, view: View, urgent: bool) -> None:
+        self._stale[view] = None
+        if urgent and self._refresh_seconds < _REFRESH_MS / 1000:
+            self._refresh_timer.start(0)
+        elif not self._refresh_timer.isActive():
+            # At most 20 a second, and never more than about half of the window's time.
+            self._refresh_timer.start(max(_REFRESH_MS, int(1000 * self._refresh_seconds)))
+
+    def _refresh(self) -> None:
+        viewer = self._viewer()
+        stale, self._stale = self._stale, {}
+        if viewer is None:
+            return
+        started = time.perf_counter()
+        overviews = set()
+        for view in stale:
+            layer = view.layer
+            if layer is not None and layer in viewer.layers:
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+                overviews.add(id(view.source.overview))
+        for layer in viewer.layers:
+            if (
+                _is_overview(layer)
+                and id(layer.data) in overviews
+                and not layer.metadata[_KEY].get("is_whole")
+            ):
+                self._refresh_overview(layer)
+
+        def drawn() -> None:
+            self._refresh_seconds = time.perf_counter() - started
+
+        # Comes round when the frame has been drawn.
+        QTimer.singleShot(0, drawn)
+
+    def _refresh_overview(self, overview: Any) -> None:
+        for view in self._views():
+            if view.source.overview is overview.data:
+                overview.refresh(extent=False, highlight=False)
+                overview.metadata[_KEY]["is_whole"] = not view.source.missing_overview()
+
+    def show_anew(self, source: SlideSource) -> None:
+        """Show a slide whose pixels are to be read again."""
+        viewer = self._viewer()
+        for view in self._views():
+            if view.source is source:
+                view.reset()
+                threads.compose(view)
+                view.layer.refresh(thumbnail=False, highlight=False, extent=False)
+        for layer in viewer.layers if viewer is not None else ():
+            if _is_overview(layer) and layer.data is source.overview:
+                layer.metadata[_KEY]["is_whole"] = False
+
+    # What goes wrong is said once
+
+    def _watch(self) -> None:
+        threads.relieve()
+        for source in {view.source for view in self._views()}:
+            told = self._told.setdefault(source, set())
+            count, sentence = source.trouble()
+            if count and "trouble" not in told:
+                told.add("trouble")
+                show_warning(f"{sentence} Such places are striped on the slide.")
+            elif not count:
+                told.discard("trouble")
+            waited = threads.seconds_waiting(source)
+            if waited > _SLOW_READ_SECONDS and "slow" not in told:
+                told.add("slow")
+                show_info(
+                    f"{source.slide.info.path.name}: still waiting for pixels after {waited:.0f} s, as on a slow or "
+                    "lost network disk; the window stays usable, and they appear when they come."
+                )
+            elif waited < _SLOW_READ_SECONDS:
+                told.discard("slow")
+
+
+def _is_overview(layer: Any) -> bool:
+    ours = layer.metadata.get(_KEY)
+    return isinstance(ours, dict) and ours.get("role") == "overview"

@@ -1,0 +1,254 @@
+"""The pure parts of the benchmarks; their windows are driven by hand (see tests/benchmarks)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER = Path(__file__).parent / "benchmarks"
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("bench_*.py"))
+CELL = 256
+
+Script = Any
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Script]:
+    """A function that imports a script by name; they import one another from their own folder."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_importing_a_script_opens_no_window_and_says_how_to_run_it(
+    script: Callable[[str], Script], name: str
+) -> None:
+    module = script(name)
+    assert f"python tests/benchmarks/{name}.py" in module.__doc__
+    assert callable(module.main)
+
+
+# Statistics and report
+
+
+def test_statistics(script: Callable[[str], Script]) -> None:
+    stats = script("_stats")
+    assert stats.median([3, 1, 2]) == 2
+    assert np.isnan(stats.median([]))
+    assert stats.percentile([0, 10], 95) == pytest.approx(9.5)
+    assert stats.median_ratio([2, 4, 100], [1, 2, 10]) == 2
+
+
+def test_slope_is_per_minute_and_of_the_second_half(script: Callable[[str], Script]) -> None:
+    stats = script("_stats")
+    seconds = list(range(61))
+    values = [1000 - 20 * t if t < 30 else 2 * t for t in seconds]
+    assert stats.slope_per_minute(*stats.second_half(seconds, values)) == pytest.approx(120)
+    assert np.isnan(stats.slope_per_minute([1], [1]))
+
+
+def test_sides_are_measured_in_turns_of_changing_order(script: Callable[[str], Script]) -> None:
+    order: list[str] = []
+    sides = {name: lambda name=name: order.append(name) or 1.0 for name in "ab"}
+    figures = script("_stats").interleaved(sides, repeats=2, warm_up=True)
+    assert "".join(order) == "ababba"
+    assert figures == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+
+
+def test_report_prints_a_table_and_writes_strict_json(
+    script: Callable[[str], Script], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    rows = [["ours", 1234.5, 0.98765], ["bare", 7, float("nan")]]
+    raw = {"ms": [np.float64(1.5), float("inf")]}
+    script("_stats").report("A title", ["side", "ms", "ratio"], rows, raw=raw, json_path=out)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "A title",
+        "side     ms  ratio",
+        "----  -----  -----",
+        "ours  1,234  0.988",
+        "bare      7    nan",
+    ]
+    record = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert record["rows"][1] == {"side": "bare", "ms": 7, "ratio": None}
+    assert record["raw"] == {"ms": [1.5, None]}
+
+
+# Steps
+
+
+def test_steps_of_the_camera(script: Callable[[str], Script]) -> None:
+    window = script("_window")
+    zooms = window.zoom_steps(0.01, 1.0, 2)
+    assert zooms == pytest.approx([0.1, 1.0])
+    points = window.pan_steps((0, 0), (10, 5), 6)
+    assert points == [(10, 0), (10, 5), (0, 5), (-10, 5), (-10, 0), (-10, -5)]
+    assert window.fit_zoom((1280, 800), (61_440, 61_440)) == pytest.approx(0.95 * 800 / 61_440)
+
+
+def test_walk_is_seeded_and_stays_on_the_slide(script: Callable[[str], Script]) -> None:
+    walkers = [script("bench_walk").Walker(random.Random(3), (60_000, 40_000), (1280, 800)) for _ in range(2)]
+    for _ in range(2000):
+        for walker in walkers:
+            walker.step()
+            assert 0 <= walker.x <= 60_000
+            assert 0 <= walker.y <= 40_000
+            assert walker.zoom <= 2
+    assert len({(walker.x, walker.y, walker.zoom) for walker in walkers}) == 1
+
+
+def test_a_walk_that_breaks_the_cap_says_so(script: Callable[[str], Script]) -> None:
+    samples = {
+        "seconds": [0.0, 1.0, 2.0],
+        "rss_bytes": [1e9, 1e9, 1e9],
+        "cache_bytes": [0, 3e6, 2e6],
+        "worst_gap_ms": [1.0, 9.0, 2.0],
+    }
+    summary = script("bench_walk").summary
+    assert dict(summary(samples, 2_500_000))["cap kept"] == "NO"
+    assert dict(summary(samples, 3_000_000))["cap kept"] == "yes"
+
+
+def test_block_figures_compare_with_the_floor_of_the_same_turn(script: Callable[[str], Script]) -> None:
+    block = script("bench_block")
+    runs, floor = [[10.0, 60.0], [30.0, 80.0]], [[20.0, 50.0], [5.0, 60.0]]
+    row = block.row_of("slide", runs, zooms=1, floor=floor)
+    assert row[0] == "slide"
+    assert row[1] == 20
+    assert row[6] == 70
+    assert row[-3:] == [70, 15, pytest.approx((60 / 50 + 80 / 60) / 2)]
+
+
+# The made-up slide
+
+
+def test_a_wrong_tile_is_recognised(script: Callable[[str], Script]) -> None:
+    ui = script("bench_ui_thread")
+    box = (512, 2048, 300, 1500)
+    shown = ui.expected(3, box)
+    assert shown.shape == (1536, 1200, 3)
+    assert ui.tile_count(box) == 9
+    assert ui.wrong_tiles(shown, ui.expected(3, box), box) == 0
+    assert ui.wrong_tiles(ui.expected(3, (0, 1536, 300, 1500)), shown, box) == 9
+    assert ui.wrong_tiles(ui.expected(2, box), shown, box) == 9
+    shown[0, 212] ^= 1  # the first pixel of the second tile
+    assert ui.wrong_tiles(shown, ui.expected(3, box), box) == 1
+
+
+def test_averaging_two_stored_pixels_gives_the_expected_display_level(
+    script: Callable[[str], Script],
+) -> None:
+    ui = script("bench_ui_thread")
+    stored = ui.SlowBackend(0).read_level(1, (4 * 1024, 4 * 512), (1024, 512))
+    halved = np.asarray(Image.fromarray(stored).reduce(2))
+    assert np.array_equal(halved, ui.expected(3, (256, 512, 512, 1024)))
+
+
+# Settling
+
+
+def test_stored_box_of_a_display_box(script: Callable[[str], Script]) -> None:
+    stored_box = script("bench_settle").stored_box
+    assert stored_box((512, 1024, 0, 512), 2.0, (4000, 1500)) == ((0, 1024), (1024, 476))
+    assert stored_box((512, 1024, 0, 512), 2.0, (4000, 1000)) is None
+    assert stored_box((0, 10, 10, 20), 1.05, (4000, 1000)) == ((10, 0), (11, 11))
+
+
+# Jumps
+
+
+def test_a_known_shift_is_found(script: Callable[[str], Script]) -> None:
+    rng = np.random.default_rng(0)
+    grey = ndimage.gaussian_filter(rng.normal(size=(300, 400)), 2) * 400 + 128
+    moved = ndimage.shift(grey, (0.6, -1.4), order=3, mode="nearest")
+    before, after = (np.repeat(v[..., None], 3, axis=-1) for v in (grey, moved))
+    x, y = script("bench_jump").shift_px(before, after)
+    assert (x, y) == (pytest.approx(-1.4, abs=0.06), pytest.approx(0.6, abs=0.06))
+
+
+# The mosaic
+
+
+@pytest.fixture(scope="module")
+def slides(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """exact.tiff and odd.tiff of 1,024 and 831 px."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        mosaic = importlib.import_module("mosaic")
+    exact, odd = mosaic.write_mosaic(tmp_path_factory.mktemp("mosaic"), data_dir, side=1024, cell=CELL)
+    return exact, odd
+
+
+def test_openslide_opens_the_mosaics_with_the_ratios_meant(slides: tuple[Path, Path]) -> None:
+    with openslide.OpenSlide(slides[0]) as exact, openslide.OpenSlide(slides[1]) as odd:
+        assert exact.level_dimensions == ((1024, 1024), (256, 256), (64, 64), (16, 16))
+        assert exact.level_downsamples == (1, 4, 16, 64)
+        assert odd.level_dimensions == ((831, 831), (207, 207), (51, 51), (12, 12))
+        assert odd.level_downsamples[1] == pytest.approx(831 / 207)
+        for slide in (exact, odd):
+            assert slide.properties["openslide.vendor"] == "generic-tiff"
+            assert float(slide.properties["openslide.mpp-x"]) == 0.25
+        digests = {slide.properties["openslide.quickhash-1"] for slide in (exact, odd)}
+        assert len(digests) == 2
+    assert {path.name for path in slides[0].parent.iterdir()} == {"exact.tiff", "odd.tiff"}
+
+
+def test_the_mosaic_has_the_colours_of_its_sources(
+    script: Callable[[str], Script], slides: tuple[Path, Path], data_dir: Path
+) -> None:
+    mosaic = script("mosaic")
+    cells = mosaic.cells_of(data_dir, CELL)
+    layout = mosaic.layout_of(1024, CELL, kinds=len(cells) - 1)
+    for path in slides:
+        with openslide.OpenSlide(path) as slide:
+            for row, column in np.ndindex(3, 3):
+                corner = (column * CELL, row * CELL)
+                read = np.asarray(slide.read_region(corner, 0, (CELL, CELL)).convert("RGB"), float)
+                meant = cells[layout.index[row, column]].astype(float)
+                assert np.abs(read.mean(axis=(0, 1)) - meant.mean(axis=(0, 1))).max() < 1.5
+                assert np.abs(read - meant).mean() < 8  # JPEG with halved chroma
+
+
+def test_lower_levels_are_box_means_of_the_finest(slides: tuple[Path, Path]) -> None:
+    for path in slides:
+        with openslide.OpenSlide(path) as slide:
+            for level in (1, 2):
+                ratio, size = 4**level, slide.level_dimensions[level]
+                finest = slide.read_region((0, 0), 0, (size[0] * ratio, size[1] * ratio)).convert("L")
+                stored = np.asarray(slide.read_region((0, 0), level, size).convert("L"), float)
+                meant = np.asarray(finest.reduce(ratio), float)
+                # JPEG blurs small levels; a pixel beside its place would still be far worse.
+                aside = min(np.abs(np.roll(meant, 1, axis) - stored).mean() for axis in (0, 1))
+                assert np.abs(meant - stored).mean() < 0.5 * aside
+
+
+def test_every_fifth_cell_is_glass_and_neighbours_differ(script: Callable[[str], Script]) -> None:
+    layout = script("mosaic").layout_of(2048 * 30, 2048, kinds=40)
+    assert layout.side == 61_440
+    assert (layout.index == -1).mean() == 0.2
+    assert layout.index.max() == 39
+    assert not ((layout.index[:, 1:] == layout.index[:, :-1]) & (layout.index[:, 1:] >= 0)).any()
+
+
+def test_a_side_that_holds_no_whole_cells_is_refused(script: Callable[[str], Script]) -> None:
+    with pytest.raises(ValueError, match="whole cells"):
+        script("mosaic").layout_of(1000, 256, kinds=8)
+
+
+def test_the_eight_turns_differ(script: Callable[[str], Script]) -> None:
+    square = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    turns = {script("mosaic").turned(square, i).tobytes() for i in range(8)}
+    assert len(turns) == 8
