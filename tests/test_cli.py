@@ -43,6 +43,7 @@ COMMANDS = [
     "demo",
     "info",
     "region",
+    "thumbnail",
     "annotations check",
     "extract",
     "dataset info",
@@ -436,6 +437,21 @@ def test_region(
     assert (chunk["x"], chunk["y"]) == pytest.approx((100 + reach[0] / 2, 200 + reach[1] / 2))
     assert chunk["level0_box"] == pytest.approx([100, 200, 100 + reach[0], 200 + reach[1]])
     assert chunk["mpp"] == pytest.approx(mpp)
+
+
+def test_a_thumbnail_is_the_whole_slide(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, data_dir: Path
+) -> None:
+    out = folder / "thumbnail.png"
+    report = run("thumbnail", tiny_slide, "--size", 192, "--out", out, "--json").report
+    assert (report["width_px"], report["height_px"], report["downsample"]) == (192, 160, 4)
+    assert report["mpp"] == pytest.approx(2.0)
+    with open_slide(tiny_slide) as slide:
+        assert np.array_equal(open_picture(out)[0], slide.read_region((0, 0), size_px=(192, 160), level=2))
+    assert "192 x 160 px" in run("thumbnail", tiny_slide, "--size", 192, "--out", out).out
+    assert "has no ICC profile" in run("thumbnail", tiny_slide, "--srgb", "--out", out).refusal
+    with_profile = data_dir / "slides" / "fixtures" / "boxes.tiff"
+    assert run("thumbnail", with_profile, "--srgb", "--out", out).code == 0
 
 
 def test_annotations_check(run: Callable[..., Outcome], tiny_slide: Path, tiny_regions: Path) -> None:

@@ -42,7 +42,12 @@ _messages = Console(stderr=True)
 # typer carries a click of its own, and which one differs from version to version.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-SlideArgument = Annotated[Path, typer.Argument(help="A slide file.", metavar="SLIDE")]
+SlideArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A slide file, a folder (DICOM, OME-Zarr) or the URL of an OME-Zarr.", metavar="SLIDE"
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]
 GeneratorArgument = Annotated[
     str, typer.Argument(help="A run folder, an exported folder, or 'shipped'.", metavar="RUN")
@@ -181,7 +186,10 @@ def info(slide: SlideArgument, slide_mpp: SlideMppOption = None, as_json: JsonOp
 
     with open_slide(slide, mpp=slide_mpp) as opened:
         facts = opened.info.to_json()
-    lines = [f"{facts['path']}: {facts['vendor']}, read by {facts['backend']}"]
+    lines = [
+        f"{facts['path']}: {facts['vendor'] or 'vendor not stated'}, "
+        f"read by {facts['backend']} ({facts['backend_reason']})"
+    ]
     size = f"{facts['width_px']} x {facts['height_px']} px"
     mpp = (
         f"{facts['mpp_x']:g} x {facts['mpp_y']:g} µm per px ({facts['mpp_source']})"
@@ -193,7 +201,11 @@ def info(slide: SlideArgument, slide_mpp: SlideMppOption = None, as_json: JsonOp
         f"level {i}: {v['width_px']} x {v['height_px']} px, downsample {v['downsample']:g}"
         for i, v in enumerate(facts["levels"])
     ]
+    objective = facts["objective_power"]
+    lines.append(f"objective: {f'{objective:g}x' if objective else 'not stated'}")
     lines.append(f"associated images: {', '.join(facts['associated']) or 'none'}")
+    lines.append(f"ICC profile: {'yes' if facts['has_icc_profile'] else 'none'}")
+    lines += facts["notes"]
     _report(facts, as_json, lines)
 
 
@@ -245,6 +257,53 @@ def region(
         "level": level,
     }
     _report(facts, as_json, [f"{out}: {size[0]} x {size[1]} px"])
+
+
+@app.command()
+def thumbnail(
+    slide: SlideArgument,
+    out: Annotated[Path, typer.Option("--out", help="PNG to write.")],
+    size: Annotated[int, typer.Option("--size", min=1, help="Longer side, px.")] = 1024,
+    srgb: Annotated[bool, typer.Option("--srgb", help="Colours by the slide's ICC profile.")] = False,
+    slide_mpp: SlideMppOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a picture of the whole slide as PNG.
+
+    Example: histolatent thumbnail slide.svs --size 1024 --out thumbnail.png
+    """
+    from napari_histolatent._pictures import save_picture
+    from napari_histolatent.slides import open_slide, to_srgb_with
+
+    with open_slide(slide, mpp=slide_mpp) as opened:
+        info = opened.info
+        pixels, downsample = opened.thumbnail(longest_px=size)
+        if srgb:
+            profile = opened.icc_profile()
+            if profile is None:
+                msg = f"{info.path.name} has no ICC profile to go by; leave --srgb out."
+                raise UserError(msg)
+            pixels = to_srgb_with(profile)(pixels)
+    height, width = pixels.shape[:2]
+    provenance = {
+        "synthetic": False,
+        "name": out.stem,
+        "slide_digest": info.digest,
+        "x": info.width_px / 2,
+        "y": info.height_px / 2,
+        "mpp": info.mpp_x * downsample if info.mpp_x else None,
+        "level0_box": [0, 0, info.width_px, info.height_px],
+    }
+    save_picture(out, pixels, provenance)
+    facts = {
+        "file": str(out),
+        "width_px": width,
+        "height_px": height,
+        "level0_xy": [0, 0],
+        "downsample": downsample,
+        "mpp": provenance["mpp"],
+    }
+    _report(facts, as_json, [f"{out}: {width} x {height} px"])
 
 
 @annotations_app.command("check")

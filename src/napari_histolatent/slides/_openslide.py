@@ -184,8 +184,9 @@ def _mpp_of(properties: Mapping[str, str]) -> tuple[float | None, float | None, 
     """Return (mpp_x, mpp_y, where from): the vendor's statement, else the TIFF resolution tags."""
     x, y = (_positive(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x and y:
-        is_tiff_tag = properties.get(openslide.PROPERTY_NAME_VENDOR) == "generic-tiff"
-        return x, y, "TIFF resolution tags" if is_tiff_tag else "slide metadata"
+        sources = {"generic-tiff": "TIFF resolution tags", "dicom": "DICOM"}
+        vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+        return x, y, sources.get(vendor, "slide metadata")
     unit = _UM_PER_RESOLUTION_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
     dots = [_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
     if unit and dots[0] and dots[1]:

@@ -72,7 +72,7 @@ class View:
         return self._layer() if self._layer is not None else None
 
     def bind(self, layer: Any, on_fresh: Callable[[View, bool], None]) -> None:
-        """Serve a layer; `on_fresh(view, urgent)` is called, in a thread, when there is something new to show."""
+        """Serve a layer; `on_fresh(view, is_whole)` is called, in a thread, when there is something new."""
         self._layer, self._on_fresh = weakref.ref(layer), on_fresh
         threads.add(self)
         threads.compose(self)
@@ -154,7 +154,7 @@ class View:
             if is_current:
                 self._next = fresh or (frame if frame is not shown else None)
         if is_current and (fresh is not None or self._overview_has_grown()) and self._on_fresh is not None:
-            self._on_fresh(self, frame.is_first)
+            self._on_fresh(self, not missing)
         frame.is_first = False
 
     def _overview_has_grown(self) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _KEY, _UNSEEN = "histolatent", "is_not_bound_yet"
 _REFRESH_MS = 50
+_LONGEST_REST_MS = 300
 _WATCH_MS = 500
 _SLOW_READ_SECONDS = 3.0
 
@@ -81,7 +82,7 @@ class SlideWindow(QObject):
     """The slides of one viewer."""
 
     _fresh = Signal(object, bool)
-    """From the composer thread: a view has something new."""
+    """From the composer thread: a view has something new; whether it is whole with it."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
@@ -174,13 +175,14 @@ class SlideWindow(QObject):
 
     # What is new is shown
 
-    def _schedule(self, view: View, urgent: bool) -> None:
+    def _schedule(self, view: View, is_whole: bool) -> None:
         self._stale[view] = None
-        if urgent and self._refresh_seconds < _REFRESH_MS / 1000:
+        if is_whole:
             self._refresh_timer.start(0)
         elif not self._refresh_timer.isActive():
-            # At most 20 a second, and never more than about half of the window's time.
-            self._refresh_timer.start(max(_REFRESH_MS, int(1000 * self._refresh_seconds)))
+            # At most 20 a second, and less where drawing is slow: it takes its time from the readers.
+            rest_ms = min(_LONGEST_REST_MS, int(3000 * self._refresh_seconds))
+            self._refresh_timer.start(max(_REFRESH_MS, rest_ms))
 
     def _refresh(self) -> None:
         viewer = self._viewer()
