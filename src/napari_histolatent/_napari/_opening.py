@@ -12,7 +12,7 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEventLoop, QObject, QThread, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
-from napari_histolatent._napari._layers import slide_layers
+from napari_histolatent._napari._layers import KEY, slide_layers
 from napari_histolatent._napari._settings import apply_cache_cap
 from napari_histolatent._napari.viewing import add_slide, attach
 from napari_histolatent.errors import UserError
@@ -29,6 +29,8 @@ SLIDE_FILES = "Slides (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.svslide *.t
 _OVERVIEW_SECONDS = 0.6
 """For so long an overview is waited for; what is missing of it then appears bit by bit."""
 _SLOW_MS = 3000
+_PROGRESS_MS = 400
+"""What is opened sooner needs no progress bar: drawing one costs more than that takes."""
 
 _openings: set[Opening] = set()
 Found = TypeVar("Found")
@@ -67,12 +69,16 @@ class Opening(QObject):
         self._on_opened, self._on_end = on_opened, on_end
         self._digests: set[str] = set()
         self._cancelled = False
-        self._progress = progress(total=0, desc=f"Opening {_names(locations)}")
+        self._progress: Any = None
         self._one_done.connect(self._take)
         self._slow = QTimer(self)
         self._slow.setSingleShot(True)
         self._slow.timeout.connect(self._say_slow)
         self._slow.start(_SLOW_MS)
+        self._bar = QTimer(self)
+        self._bar.setSingleShot(True)
+        self._bar.timeout.connect(self._show_progress)
+        self._bar.start(_PROGRESS_MS)
         _openings.add(self)
         for location in locations:
             threading.Thread(
@@ -106,10 +112,8 @@ class Opening(QObject):
             return
         self._waiting.remove(result.location)
         try:
-            # Several files of one DICOM series are one slide.
-            if not (result.digest and result.digest in self._digests and _is_dicom(result)):
+            if not _is_repeated(result, self._digests):
                 self._on_opened(result)
-            self._digests.add(result.digest)
         finally:
             if not self._waiting:
                 self._finish()
@@ -118,8 +122,13 @@ class Opening(QObject):
         if self in _openings:
             _openings.discard(self)
             self._slow.stop()
-            self._progress.close()
+            self._bar.stop()
+            if self._progress is not None:
+                self._progress.close()
             self._on_end()
+
+    def _show_progress(self) -> None:
+        self._progress = progress(total=0, desc=f"Opening {_names(self._waiting)}")
 
     def _say_slow(self) -> None:
         show_info(
@@ -150,6 +159,8 @@ def open_in(viewer: Any, locations: Sequence[str], *, on_end: Callable[[], None]
     prepare(viewer)
 
     def add(result: Opened) -> None:
+        if not _is_there(viewer):
+            return
         layers = layers_of(result)
         if layers:
             add_slide(viewer, layers)
@@ -160,7 +171,9 @@ def open_in(viewer: Any, locations: Sequence[str], *, on_end: Callable[[], None]
 def open_and_wait(locations: Sequence[str]) -> list[LayerData]:
     """Return the layers of slides; where there is a window it goes on drawing meanwhile."""
     if QApplication.instance() is None:
-        return [layer for location in locations for layer in layers_of(opened(location))]
+        digests: set[str] = set()
+        found = [opened(location) for location in locations]
+        return [one for result in found if not _is_repeated(result, digests) for one in layers_of(result)]
     results: list[Opened] = []
     loop = QEventLoop()
     opening = Opening(locations, results.append, on_end=loop.quit)
@@ -205,9 +218,26 @@ def is_loop_running() -> bool:
     return thread is not None and thread.loopLevel() > 0
 
 
-def _is_dicom(result: Opened) -> bool:
-    ours = result.layers[-1][1]["metadata"]["histolatent"] if result.layers else {}
-    return ours.get("vendor") == "dicom"
+def _is_there(viewer: Any) -> bool:
+    """Return whether a viewer's window was not closed; a viewer that never had one counts as there."""
+    window = getattr(getattr(viewer, "__wrapped__", viewer), "window", None)
+    if window is None:
+        return True
+    try:
+        window.geometry()
+    except (AttributeError, RuntimeError):  # napari's own words for a window that was closed
+        return False
+    return True
+
+
+def _is_repeated(result: Opened, digests: set[str]) -> bool:
+    """Return whether a slide was met before, and remember it: several files of one DICOM series are one slide."""
+    if not result.layers:
+        return False
+    ours = result.layers[-1][1]["metadata"][KEY]
+    is_repeated = ours["vendor"] == "dicom" and result.digest in digests
+    digests.add(result.digest)
+    return is_repeated
 
 
 def _names(locations: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ FORMS = {
 
 def arrays_of(slide: Slide) -> list[DisplayLevelArray]:
     source = SlideSource(slide)
-    source.prepare(seconds=60, threads=2)
+    source.prepare(seconds=math.inf, threads=2)
     return levels_of(source)
 
 

@@ -31,7 +31,8 @@ class DisplayLevelArray:
         size = view.source.levels[level]
         self.shape = (size.height_px, size.width_px, 4)
         # napari widens what it asks for to whole chunks: a view that moves a little then asks for nothing.
-        self.chunks = (TILE_PX, TILE_PX, 4)
+        # Half a tile: what is asked for is handed to the graphics card whole.
+        self.chunks = (TILE_PX // 2, TILE_PX // 2, 4)
 
     @property
     def slide(self) -> Slide:
@@ -80,6 +81,8 @@ class CoarsestLevelArray(DisplayLevelArray):
     """The coarsest level: in memory whole, so that napari's copy of it is the thing itself."""
 
     def _pixels(self, box: Box) -> NDArray[np.uint8]:
+        if not self.view.is_own_request(self.level, box):
+            return self.read_exact(box)
         top, bottom, left, right = box
         return self.view.source.overview[top:bottom, left:right]
 

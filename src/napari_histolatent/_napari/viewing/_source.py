@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _READ_PX = 1 << 24
 """Stored pixels read at once for a tile: where the next finer level is far finer, it is read in bands."""
 _MAX_EXACT_PX = 1 << 27
+_SKETCH_PX = 256
+"""The least that is a picture of a slide, on its longer side."""
+_SAME_ASPECT = 0.01
 _BLOCK_PX = TILE_PX // 4
 """A tile that cannot be read whole is read in blocks of this side."""
 _MARK_STRIPE_PX = 16
@@ -190,7 +193,12 @@ class SlideSource:
     def prepare(
         self, *, seconds: float, threads: int, should_stop: Callable[[], bool] = lambda: False
     ) -> None:
-        """Fill the overview for at most so long; what is missing then is read like any other tile."""
+        """Fill the overview for at most so long; what is missing then is read like any other tile.
+
+        Where the file has something smaller that shows the whole slide, that, enlarged, is enough to begin with.
+        """
+        if seconds < math.inf and self._sketch():
+            return
         until = time.monotonic() + min(seconds, threading.TIMEOUT_MAX)
         coarsest = self.levels[-1]
         queue = centre_out(self.missing_overview(), (0, coarsest.height_px, 0, coarsest.width_px))[::-1]
@@ -209,6 +217,38 @@ class SlideSource:
         for worker in workers:
             # One that hangs in a read goes on by itself.
             worker.join(max(0.05, min(until - time.monotonic(), threading.TIMEOUT_MAX)))
+
+    def _sketch(self) -> bool:
+        """Draw the overview from what the file has that is smaller: a level, or the picture of the whole slide."""
+        try:
+            pixels = self._small_level()
+            if pixels is None:
+                pixels = self._stored_thumbnail()
+        except SlideError:
+            return False
+        if pixels is None:
+            return False
+        coarsest = self.levels[-1]
+        size = (coarsest.inside_width_px, coarsest.inside_height_px)
+        sketch = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        self.overview[: size[1], : size[0], :3] = sketch
+        return True
+
+    def _small_level(self) -> NDArray[np.uint8] | None:
+        for i, level in enumerate(self.slide.info.levels):
+            size = (level.width_px, level.height_px)
+            if level.downsample > self.levels[-1].downsample and max(size) >= _SKETCH_PX:
+                return self.slide.read_level_px(i, (0, 0), size_px=size)
+        return None
+
+    def _stored_thumbnail(self) -> NDArray[np.uint8] | None:
+        info = self.slide.info
+        if "thumbnail" not in info.associated:
+            return None
+        pixels = self.slide.read_associated("thumbnail")
+        height, width = pixels.shape[:2]
+        is_whole = abs(width / height / (info.width_px / info.height_px) - 1) < _SAME_ASPECT
+        return pixels if is_whole and max(width, height) >= _SKETCH_PX else None
 
     def missing_overview(self) -> list[Tile]:
         """Return the tiles of the overview that were not read yet."""
