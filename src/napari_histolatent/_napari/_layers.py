@@ -100,10 +100,12 @@ def slide_layer(slide: Slide) -> LayerData:
 def set_pixel_size(viewer: Any, slide: Slide, mpp: float | None) -> None:
     """State a slide's pixel size (None: take it back), and put every layer that lies on the slide to that scale."""
     before = um_per_px(slide.info)
-    if mpp is None:
-        slide.forget_mpp()
-    else:
-        slide.state_mpp(mpp, is_stored=True)
+    twins = [v.data[0].slide for v in viewer.layers if v.multiscale and hasattr(v.data[0], "slide")]
+    for one in {slide, *(twin for twin in twins if twin.info.digest == slide.info.digest)}:
+        if mpp is None:
+            one.forget_mpp()
+        else:
+            one.state_mpp(mpp, is_stored=True)
     info = slide.info
     factors = np.array(um_per_px(info)) / before
     for layer in viewer.layers:
@@ -113,7 +115,8 @@ def set_pixel_size(viewer: Any, slide: Slide, mpp: float | None) -> None:
             layer.translate = np.asarray(layer.translate) * factors
             layer.units = _space(info)["units"]
             if ours.get("role") == "slide":
-                layer.metadata[KEY] = {"role": "slide", **info.to_json()}
+                own = getattr(layer.data[0], "slide", slide).info  # a copy of the file lies elsewhere
+                layer.metadata[KEY] = {"role": "slide", **own.to_json()}
 
 
 def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "regions") -> LayerData:

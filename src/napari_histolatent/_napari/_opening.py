@@ -84,6 +84,8 @@ class Opening(QObject):
             threading.Thread(
                 target=self._open, args=(location,), name="histolatent-opener", daemon=True
             ).start()
+        if not self._waiting:
+            self._finish()
 
     @property
     def is_going_on(self) -> bool:
@@ -128,7 +130,12 @@ class Opening(QObject):
             self._on_end()
 
     def _show_progress(self) -> None:
-        self._progress = progress(total=0, desc=f"Opening {_names(self._waiting)}")
+        shown = progress(total=0, desc=f"Opening {_names(self._waiting)}")
+        # napari draws while it makes one: the last slide may have come meanwhile.
+        if self.is_going_on:
+            self._progress = shown
+        else:
+            shown.close()
 
     def _say_slow(self) -> None:
         show_info(

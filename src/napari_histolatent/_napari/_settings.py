@@ -13,13 +13,15 @@ _MIB = 1 << 20
 def apply_cache_cap() -> None:
     """Give the cache of tiles the cap that is set in the preferences, now and whenever it changes."""
     viewing = _viewing_settings()
-    if viewing is None:
-        return
-    cache().set_cap(viewing.cache_mb * _MIB)
-    changed = getattr(viewing, "events", None)
-    if changed is not None:
-        changed.cache_mb.disconnect()
-        changed.cache_mb.connect(lambda _: cache().set_cap(viewing.cache_mb * _MIB))
+    if viewing is not None:
+        _take_cap()
+        viewing.events.cache_mb.connect(_take_cap)  # napari keeps one connection of a function, however often
+
+
+def _take_cap() -> None:
+    viewing = _viewing_settings()
+    if viewing is not None:
+        cache().set_cap(viewing.cache_mb * _MIB)
 
 
 def _viewing_settings() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from qtpy.QtWidgets import QApplication
 from napari_histolatent._napari._layers import KEY, slide_layers
 from napari_histolatent._napari.viewing import add_slide, attach, cache, is_settled, view_of
 from napari_histolatent.errors import SlideError
-from napari_histolatent.slides import Level, Slide, SlideInfo
+from napari_histolatent.slides import Level, Slide, SlideInfo, open_slide, write_synthetic_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,6 +208,34 @@ def test_a_damaged_place_is_striped_and_told_of_once(
     settle(qtbot, layer)
     assert np.array_equal(shown(layer)[..., :3], exact(layer)[..., :3])
     assert source.trouble() == (0, "")
+
+
+@pytest.mark.parametrize("what", ["deleted", "replaced"])
+def test_a_file_that_goes_away_leaves_the_window_alive(
+    window: Any, qtbot: Any, tiny_slide: Path, tmp_path: Path, errors: list[str], what: str
+) -> None:
+    path = tmp_path / "slide.tiff"
+    shutil.copy(tiny_slide, path)
+    slide = open_slide(path)
+    layer = add_slide(window, slide_layers(slide))
+    qtbot.wait(100)
+    path.unlink()
+    if what == "replaced":
+        write_synthetic_slide(path, size_px=(768, 640), seed=1)
+    source = view_of(layer).source
+    source.forget()
+    attach(window).show_anew(source)
+    settle(qtbot, layer)
+    assert layer.data_level == 0
+    qtbot.waitUntil(lambda: bool(errors), timeout=3000)
+    qtbot.wait(700)
+    assert len(errors) == 1
+    assert ("was replaced by another file" if what == "replaced" else "cannot be reached any more") in errors[
+        0
+    ]
+    assert tuple(shown(layer)[0, 0]) in {(226, 120, 40, 255), (60, 60, 60, 255)}
+    window.layers.clear()
+    qtbot.waitUntil(lambda: not threads_of_ours(), timeout=5000)
 
 
 def test_a_slide_that_is_removed_takes_everything_with_it(window: Any, qtbot: Any, tmp_path: Path) -> None:

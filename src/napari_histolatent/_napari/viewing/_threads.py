@@ -6,6 +6,7 @@ must not keep the process.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,8 @@ def reader_threads() -> int:
     """Return how many threads read tiles."""
     return max(2, min(8, (os.cpu_count() or 2) - 1))
 
+
+_log = logging.getLogger(__name__)
 
 _STUCK_SECONDS = 3.0
 """A read that takes longer hangs, as on a lost disk: its slide gets no other thread until it comes back."""
@@ -168,7 +171,10 @@ class Threads:
                     return
                 view = next(iter(self._to_compose))
                 del self._to_compose[view]
-            view.compose()
+            try:
+                view.compose()
+            except Exception:  # a fault of ours in one view: the others go on
+                _log.exception("A frame of %s could not be made.", view.source.slide.info.path.name)
 
 
 threads = Threads()

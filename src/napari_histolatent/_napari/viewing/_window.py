@@ -120,11 +120,26 @@ class SlideWindow(QObject):
             event.connect(self._match_overviews)
         self._match_overviews()
         self._watch_timer.start(_WATCH_MS)
+        self._fit_first(view)
         if layer.metadata[_KEY].pop(_UNSEEN, False):
             layer.visible = True
         else:
             # What napari drew before it told of the layer was read exactly, and is not the view's.
             self._schedule(view, True)
+
+    def _fit_first(self, view: View) -> None:
+        """Fit the first slide once more when napari has put its controls beside it: they take from the canvas."""
+        viewer = self._viewer()
+        if viewer is None or any(other.source is not view.source for other in self._views()):
+            return
+        camera = viewer.scene.camera
+        before = (tuple(camera.center), camera.zoom)
+
+        def fit() -> None:
+            if (tuple(camera.center), camera.zoom) == before:
+                viewer.reset_view()
+
+        QTimer.singleShot(0, fit)
 
     def _on_removed(self, event: Any) -> None:
         layer = event.value

@@ -40,6 +40,7 @@ class SlideBinding:
         self._mpp = LatestWorker()
         self._layer: Any = None
         self._overview_left = -1
+        self._is_closed = False
         view.open_file_requested.connect(self._choose_files)
         view.open_folder_requested.connect(self._choose_folder)
         view.url_entered.connect(lambda url: self.open([url]))
@@ -76,7 +77,12 @@ class SlideBinding:
         ]
 
     def close(self, *_: object) -> None:
-        """Let go of the viewer; slides stay open."""
+        """Let go of the viewer; slides stay open, and those that are being opened come."""
+        if self._is_closed:  # with its x first, and its window later
+            return
+        self._is_closed = True
+        for timer in (self._poll, self._map_timer):
+            timer.stop()
         for event, slot in self._connections():
             event.disconnect(slot)
         for worker in (self._images, self._colors, self._mpp):
@@ -92,7 +98,8 @@ class SlideBinding:
 
         def end() -> None:
             self._openings = [one for one in self._openings if one.is_going_on]
-            self._show_opening()
+            if not self._is_closed:
+                self._show_opening()
 
         self._openings.append(open_in(self._viewer, locations, on_end=end))
         self._show_opening()
@@ -164,6 +171,7 @@ class SlideBinding:
 
         def show(_: None) -> None:
             self._view.set_icc(source.uses_icc)
+            self._overview_left = -1  # the map's colours change too
             if self._window is not None:
                 self._window.show_anew(source)
 
