@@ -1,7 +1,8 @@
-"""What every backend of local files needs: the file's identity while it is open, its digest, its pixel size."""
+"""What every backend of local files needs: identity while it is open, digest, pixel size, a library's words."""
 
 from __future__ import annotations
 
+import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ from napari_histolatent.errors import SlideError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MAX_ASSOCIATED_PX = 1 << 26
+"""A label of more is none: its size is damaged, and would take gigabytes."""
 
 _PRINT_DPI = (72.0, 96.0, 100.0, 150.0, 300.0)
 """What drawing programs write into TIFF resolution tags when nobody measured anything."""
@@ -46,6 +50,17 @@ class FileIdentity:
             )
             raise SlideError(msg) from error
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def reason_of(error: BaseException, path: Path | None = None) -> str:
+    """Return what a library says of a failure, as part of a sentence: one line, without the folder of `path`."""
+    said = str(error)
+    if path is not None:
+        said = said.replace(f"{path.parent}{os.sep}", "")
+    # Libraries quote what they found in the file.
+    printable = "".join(v if v.isprintable() else " " for v in said)
+    first = " ".join(printable.split()).partition(". ")[0].rstrip(".")[:200]
+    return first or type(error).__name__
 
 
 def digest_of_ends(path: Path) -> str:

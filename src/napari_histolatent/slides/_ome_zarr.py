@@ -28,7 +28,7 @@ from napari_histolatent.slides._channels import (
     planes_note,
     window_of,
 )
-from napari_histolatent.slides._file import FileIdentity
+from napari_histolatent.slides._file import FileIdentity, reason_of
 from napari_histolatent.slides._info import Level, SlideInfo
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class OmeZarrBackend:
         except SlideError:
             raise
         except _RefusedError as error:
-            msg = f"{self._name} is not an OME-Zarr image that can be opened ({_reason(error)}); {error.remedy}."
+            msg = f"{self._name} is not an OME-Zarr image that can be opened ({reason_of(error)}); {error.remedy}."
             raise SlideError(msg) from error
         # Zarr, its codecs and each file system raise all sorts.
         except Exception as error:
@@ -189,9 +189,9 @@ class OmeZarrBackend:
             self._check()
             at = f"{self._name} opens, but its pixels at x={level0_xy[0]}, y={level0_xy[1]} cannot be read"
             if self._url:
-                msg = f"{at} ({_reason(error)}); check the connection and that the server still has it."
+                msg = f"{at} ({reason_of(error)}); check the connection and that the server still has it."
             else:
-                msg = f"{at} ({_reason(error)}); it is damaged: copy it again from the scanner or archive."
+                msg = f"{at} ({reason_of(error)}); it is damaged: copy it again from the scanner or archive."
             raise SlideError(msg) from error
         return out
 
@@ -230,9 +230,9 @@ class OmeZarrBackend:
 
     def _unreachable(self, error: Exception) -> str:
         if self._url:
-            return f"{self._url} cannot be reached ({_reason(error)}); check the URL and the connection."
+            return f"{self._url} cannot be reached ({reason_of(error)}); check the URL and the connection."
         return (
-            f"{self._name} is not an OME-Zarr image that can be opened ({_reason(error)}); "
+            f"{self._name} is not an OME-Zarr image that can be opened ({reason_of(error)}); "
             "it is damaged: copy it again from the scanner or archive."
         )
 
@@ -242,7 +242,7 @@ class OmeZarrBackend:
                 self._identity.check()
             except SlideError as error:
                 # It is the metadata that is looked at; the slide is what has a name.
-                msg = f"{self._path} is gone or was replaced while it was open ({_reason(error)}); open the slide again."
+                msg = f"{self._path} is gone or was replaced while it was open ({reason_of(error)}); open the slide again."
                 raise SlideError(msg) from error
 
     def _arrays(self) -> tuple[_Array, ...]:
@@ -335,11 +335,6 @@ def _same(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _grey_to_rgb(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.broadcast_to(values, (*values.shape[:2], 3))
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")[:200]
-    return text or type(error).__name__
 
 
 def _path_of_url(url: str) -> Path:

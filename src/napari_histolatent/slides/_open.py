@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import SlideError
+from napari_histolatent.slides._file import reason_of
 from napari_histolatent.slides._pixel_size import stored_mpp
 from napari_histolatent.slides._slide import Slide
 
@@ -50,12 +52,17 @@ def _backend_of(location: str | Path) -> SlideBackend:
         from napari_histolatent.slides._ome_zarr import OmeZarrBackend
 
         return OmeZarrBackend(text, reason="a URL: OME-Zarr")
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        msg = f"{text} does not exist (there is no such home folder); give the path of a slide file such as slide.svs."
+        raise SlideError(msg) from error
     try:
         if path.is_dir():
             return _folder(path)
         if not path.is_file():
-            msg = f"{path} does not exist; give the path of a slide file such as slide.svs."
+            what = "is not a file" if path.exists() else "does not exist"
+            msg = f"{path} {what}; give the path of a slide file such as slide.svs."
             raise SlideError(msg)
         return _file(path)
     except OSError as error:
@@ -93,7 +100,7 @@ def _file(path: Path) -> SlideBackend:
 
     if _starts(path) not in _TIFF_MAGIC:
         return OpenSlideBackend(path)
-    from napari_histolatent.slides._tiff import TiffBackend, is_ome_tiff
+    from napari_histolatent.slides._tiff import TiffBackend, is_ome_tiff, what_openslide_overlooks
 
     if is_ome_tiff(path):
         # OpenSlide takes the planes of some OME-TIFFs for levels, and reads no OME-XML.
@@ -101,22 +108,38 @@ def _file(path: Path) -> SlideBackend:
             return TiffBackend(path, reason="an OME-TIFF: tifffile reads it with its OME-XML")
         except SlideError as refused:
             try:
-                return OpenSlideBackend(path, reason=f"tifffile refused it ({refused})")
+                return OpenSlideBackend(path, reason=f"tifffile refused it ({_reason(refused, path)})")
             except SlideError:
                 raise refused from None
     try:
-        return OpenSlideBackend(path)
+        backend = OpenSlideBackend(path)
     except SlideError as refused:
-        reason = str(refused.__cause__ or refused).rstrip(".")
+        reason = _reason(refused, path)
         try:
             return TiffBackend(path, reason=f"OpenSlide refused it ({reason}); tifffile reads it")
         except SlideError as also:
-            plain = str(also.__cause__ or also).rstrip(".")
+            plain = _reason(also, path)
             msg = (
                 f"{path.name} is not a slide that can be opened (OpenSlide: {reason}; as a plain TIFF: {plain}); "
                 "check that the file is complete, or convert it to a tiled TIFF."
             )
             raise SlideError(msg) from also
+    if backend.info.vendor != "generic-tiff":
+        return backend
+    sizes = [(v.width_px, v.height_px) for v in backend.info.levels]
+    overlooked = (
+        "its pages for planes, not levels" if len(set(sizes)) < len(sizes) else what_openslide_overlooks(path)
+    )
+    if overlooked is not None:
+        with suppress(SlideError):
+            better = TiffBackend(path, reason=f"OpenSlide reads it too, but tifffile knows {overlooked}")
+            backend.close()
+            return better
+    return backend
+
+
+def _reason(refused: SlideError, path: Path) -> str:
+    return reason_of(refused.__cause__ or refused, path)
 
 
 def _starts(path: Path, *, offset: int = 0) -> bytes:

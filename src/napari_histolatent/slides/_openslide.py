@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from napari_histolatent.errors import SlideError
 from napari_histolatent.slides._file import (
+    MAX_ASSOCIATED_PX,
     PRINT_RESOLUTION_NOTE,
     FileIdentity,
     digest_of_ends,
     is_print_resolution,
+    reason_of,
 )
 from napari_histolatent.slides._info import Level, SlideInfo
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from numpy.typing import NDArray
+    from PIL import Image
 
     Found = TypeVar("Found")
 
@@ -29,8 +33,15 @@ _UM_PER_RESOLUTION_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 _CACHE_BYTES = 128 << 20
 """Decoded blocks that all open slides share inside OpenSlide; its own default is 32 MiB for each."""
 
+_MAX_TILE_PX = 1 << 28
+"""A tile of more is damage: the library ends the whole process where its memory (4 bytes each) is not to be had."""
+
 _cache: openslide.OpenSlideCache | None = None
 _cache_lock = threading.Lock()
+
+
+class _RefusedError(Exception):
+    """Why something is not read."""
 
 
 class OpenSlideBackend:
@@ -50,13 +61,13 @@ class OpenSlideBackend:
             self.info = _info_of(self._handle, path, reason)
         except openslide.OpenSlideError as error:
             msg = (
-                f"{path.name} is not a slide that can be opened ({_reason(error)}); check that the file is complete "
+                f"{path.name} is not a slide that can be opened ({reason_of(error, path)}); check that the file is complete "
                 "and of a format OpenSlide reads (svs, ndpi, mrxs, scn, bif, vms, svslide, tiled TIFF, DICOM)."
             )
             raise SlideError(msg) from error
         except (ValueError, ArithmeticError) as error:
             self.close()
-            msg = f"{path.name} is damaged: it states what cannot be ({error}); copy it again from the scanner or archive."
+            msg = f"{path.name} is damaged: it states what cannot be ({reason_of(error, path)}); copy it again from the scanner or archive."
             raise SlideError(msg) from error
 
     def read_level(
@@ -74,7 +85,7 @@ class OpenSlideBackend:
             self._identity.check()
             msg = (
                 f"{self._path.name} opens, but its pixels at x={level0_xy[0]}, y={level0_xy[1]} cannot be "
-                f"read ({_reason(error)}); the file is damaged: copy it again from the scanner or archive."
+                f"read ({reason_of(error, self._path)}); the file is damaged: copy it again from the scanner or archive."
             )
             raise SlideError(msg) from error
         return _composite(rgba, self.info.background)
@@ -83,9 +94,9 @@ class OpenSlideBackend:
         """Return (height, width, 3) pixels of an associated image on the background colour."""
         self._identity.check()
         try:
-            image = self._with_second_opinion(lambda handle: handle.associated_images[name])
-        except openslide.OpenSlideError as error:
-            msg = f"The {name} image of {self._path.name} cannot be read ({_reason(error)}); the slide itself may still be whole."
+            image = self._with_second_opinion(lambda handle: _associated(handle, name))
+        except (openslide.OpenSlideError, _RefusedError) as error:
+            msg = f"The {name} image of {self._path.name} cannot be read ({reason_of(error, self._path)}); the slide itself may still be whole."
             raise SlideError(msg) from error
         return _composite(np.asarray(image.convert("RGBA")), self.info.background)
 
@@ -95,6 +106,12 @@ class OpenSlideBackend:
             profile = self._with_second_opinion(lambda handle: handle.color_profile)
         except openslide.OpenSlideError:
             return None
+        except ImageCms.PyCMSError as error:
+            msg = (
+                f"The ICC profile of {self._path.name} cannot be used ({reason_of(error, self._path)}); "
+                "its colours stay as they are in the file."
+            )
+            raise SlideError(msg) from error
         return None if profile is None else bytes(profile.tobytes())
 
     def close(self) -> None:
@@ -122,7 +139,7 @@ class OpenSlideBackend:
                     self._handle = _open(self._path)
                 except openslide.OpenSlideError as error:
                     self._identity.check()
-                    msg = f"{self._path.name} cannot be opened again ({_reason(error)}); check that the file is complete."
+                    msg = f"{self._path.name} cannot be opened again ({reason_of(error, self._path)}); check that the file is complete."
                     raise SlideError(msg) from error
             return self._handle
 
@@ -136,8 +153,16 @@ def _open(path: Path) -> openslide.OpenSlide:
     return handle
 
 
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".")
+def _associated(handle: openslide.OpenSlide, name: str) -> Image.Image:
+    # Before the size that is stated is believed: the library takes the memory for it at once.
+    width, height = (
+        int(handle.properties[f"openslide.associated.{name}.{side}"]) for side in ("width", "height")
+    )
+    if width * height > MAX_ASSOCIATED_PX:
+        msg = f"it states a size of {width} x {height} px"
+        raise _RefusedError(msg)
+    image: Image.Image = handle.associated_images[name]
+    return image
 
 
 def _composite(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -145,9 +170,15 @@ def _composite(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDA
     alpha = rgba[..., 3]
     if alpha.min() == 255:
         return np.ascontiguousarray(rgba[..., :3])
-    opacity = alpha[..., None].astype(np.float32) / 255
-    mixed = rgba[..., :3] * opacity + np.asarray(background, np.float32) * (1 - opacity)
-    return np.round(mixed).astype(np.uint8)
+    rgb: NDArray[np.uint8] = rgba[..., :3].copy()
+    rgb[alpha == 0] = background
+    # Half-transparent are at most the edges of tiles: large gaps must not cost a conversion to float.
+    is_between = (alpha > 0) & (alpha < 255)
+    if is_between.any():
+        opacity = alpha[is_between][:, None].astype(np.float32) / 255
+        mixed = rgb[is_between] * opacity + np.asarray(background, np.float32) * (1 - opacity)
+        rgb[is_between] = np.round(mixed)
+    return rgb
 
 
 def _info_of(handle: openslide.OpenSlide, path: Path, reason: str) -> SlideInfo:
@@ -156,6 +187,11 @@ def _info_of(handle: openslide.OpenSlide, path: Path, reason: str) -> SlideInfo:
         Level(width, height, float(downsample))
         for (width, height), downsample in zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     )
+    for i in range(len(levels)):
+        tile = [int(properties.get(f"openslide.level[{i}].tile-{side}", 0)) for side in ("width", "height")]
+        if tile[0] * tile[1] > _MAX_TILE_PX:
+            msg = f"tiles of {tile[0]} x {tile[1]} px"
+            raise ValueError(msg)
     mpp_x, mpp_y, source = _mpp_of(properties)
     notes = []
     if mpp_x and source == "TIFF resolution tags" and is_print_resolution(mpp_x):

@@ -20,9 +20,11 @@ def stored_mpp(digest: str) -> float | None:
     """Return the micrometres per pixel that were stored for the slide with this digest."""
     try:
         value = json.loads(_sidecar(digest).read_text(encoding="utf-8"))["mpp"]
-    except (OSError, ValueError, KeyError, TypeError):
+        mpp = math.nan if isinstance(value, bool | str) else float(value)
+    # What was not stored here can be anything: a number too large for a float, lists in lists in lists.
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
+    return mpp if 0 < mpp < math.inf else None
 
 
 def store_mpp(digest: str, mpp: float | None) -> None:

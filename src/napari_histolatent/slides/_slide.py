@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -61,14 +60,13 @@ class Slide:
     def __init__(self, backend: SlideBackend, *, mpp: float | None = None, is_stored: bool = False) -> None:
         self._backend = backend
         self._stated_mpp: float | None = None
+        self._is_stored = False
         self.info = backend.info
         if mpp is not None:
             self.state_mpp(mpp, is_stored=is_stored)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from napari_histolatent.slides._open import open_slide
-
-        return partial(open_slide, mpp=self._stated_mpp), (self.info.location,)
+        return _reopened, (self.info.location, self._stated_mpp, self._is_stored)
 
     def state_mpp(self, mpp: float, *, is_stored: bool = False) -> None:
         """Take `mpp` micrometres per level-0 pixel from now on; `is_stored`: from the user's data folder.
@@ -80,7 +78,7 @@ class Slide:
         """
         # A whole new info at once: other threads read it.
         self.info = self._backend.info.with_mpp(mpp, is_stored=is_stored)
-        self._stated_mpp = mpp
+        self._stated_mpp, self._is_stored = mpp, is_stored
 
     def forget_mpp(self) -> None:
         """Go by the file's own pixel size again."""
@@ -243,3 +241,13 @@ class Slide:
                 f"{_MAX_REGION_PX:,} pixels, or a coarser level or mpp."
             )
             raise SlideError(msg)
+
+
+def _reopened(location: str, mpp: float | None, is_stored: bool) -> Slide:
+    """Open a pickled slide; a stored pixel size goes with it, for a process that has another data folder."""
+    from napari_histolatent.slides._open import open_slide
+
+    slide = open_slide(location, mpp=mpp)
+    if mpp is not None and is_stored:
+        slide.state_mpp(mpp, is_stored=True)
+    return slide

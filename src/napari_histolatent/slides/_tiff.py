@@ -35,10 +35,12 @@ from napari_histolatent.slides._channels import (
     ycbcr_to_rgb,
 )
 from napari_histolatent.slides._file import (
+    MAX_ASSOCIATED_PX,
     PRINT_RESOLUTION_NOTE,
     FileIdentity,
     digest_of_ends,
     is_print_resolution,
+    reason_of,
 )
 from napari_histolatent.slides._info import Level, SlideInfo
 
@@ -58,7 +60,6 @@ _MAX_SEGMENTS = 1 << 23
 _MAX_SAMPLES = 64
 _MAX_PAGES = 1000
 _MAX_LEVELS = 32
-_MAX_ASSOCIATED_PX = 1 << 26
 _SEGMENT_CACHE_BYTES = 64 << 20
 _SAMPLED_PX = 1 << 22
 """A level of at most so many pixels is read whole for its brightness; of a larger one, blocks are."""
@@ -111,6 +112,20 @@ def is_ome_tiff(path: Path) -> bool:
         return False
 
 
+def what_openslide_overlooks(path: Path) -> str | None:
+    """Return what OpenSlide would not show of a TIFF that it opens, or None."""
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as tiff:
+            page = tiff.pages.first
+            if page.dtype == np.uint16:
+                return "which of its 16 bits are in use"
+            if int(page.samplesperpixel) == 1 and _is_qptiff(str(page.description)):
+                return "all of its channels"
+    except Exception:  # noqa: BLE001 - tifffile raises all sorts on junk
+        return None
+    return None
+
+
 class TiffBackend:
     """A TIFF whose segments are read and decoded here, on as many threads as ask.
 
@@ -152,7 +167,7 @@ class TiffBackend:
         # tifffile, the codecs and numpy raise all sorts on what is damaged.
         except Exception as error:
             remedy = error.remedy if isinstance(error, _RefusedError) else _RECOPY
-            msg = f"{path.name} is not a TIFF that can be opened ({_reason(error)}); {remedy}."
+            msg = f"{path.name} is not a TIFF that can be opened ({reason_of(error)}); {remedy}."
             raise SlideError(msg) from error
 
     def read_level(
@@ -169,7 +184,7 @@ class TiffBackend:
             self._identity.check()
             msg = (
                 f"{self._path.name} opens, but its pixels at x={level0_xy[0]}, y={level0_xy[1]} cannot be "
-                f"read ({_reason(error)}); the file is damaged: {_RECOPY}."
+                f"read ({reason_of(error)}); the file is damaged: {_RECOPY}."
             )
             raise SlideError(msg) from error
 
@@ -181,7 +196,7 @@ class TiffBackend:
             return picture.read(self._source, 0, (0, 0), picture.size_px(0))
         except Exception as error:
             self._identity.check()
-            msg = f"The {name} image of {self._path.name} cannot be read ({_reason(error)}); the slide itself may still be whole."
+            msg = f"The {name} image of {self._path.name} cannot be read ({reason_of(error)}); the slide itself may still be whole."
             raise SlideError(msg) from error
 
     def icc_profile(self) -> bytes | None:
@@ -191,11 +206,6 @@ class TiffBackend:
     def close(self) -> None:
         """Release the file; a later read opens it again."""
         self._source.close()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")[:200]
-    return text or type(error).__name__
 
 
 def _levels_of(picture: _Picture) -> tuple[Level, ...]:
@@ -524,7 +534,11 @@ class _Found:
 
 
 def _opened(tiff: tifffile.TiffFile, source: _Source) -> _Opened:
-    description = str(tiff.pages.first.description)
+    try:
+        description = str(tiff.pages.first.description)
+    except IndexError as error:
+        msg = "it ends before its first directory"
+        raise _RefusedError(msg) from error
     notes: list[str] = []
     image: _OmeImage | None = None
     images: list[_OmeImage] = []
@@ -532,7 +546,7 @@ def _opened(tiff: tifffile.TiffFile, source: _Source) -> _Opened:
         try:
             images = _ome_images(description)
         except (ValueError, SyntaxError, ArithmeticError) as error:
-            notes.append(f"Its OME-XML cannot be used ({_reason(error)}): it is read as a plain TIFF.")
+            notes.append(f"Its OME-XML cannot be used ({reason_of(error)}): it is read as a plain TIFF.")
     if images:
         image = max(images, key=lambda v: v.size_x * v.size_y)
         images.remove(image)
@@ -548,7 +562,7 @@ def _opened(tiff: tifffile.TiffFile, source: _Source) -> _Opened:
     notes += said
     associated = {}
     for name, page in found.associated.items():
-        if page.width * page.height <= _MAX_ASSOCIATED_PX:
+        if page.width * page.height <= MAX_ASSOCIATED_PX:
             try:
                 associated[name] = _picture_of([[page]], source, None)[0]
             except _RefusedError as error:
@@ -558,7 +572,7 @@ def _opened(tiff: tifffile.TiffFile, source: _Source) -> _Opened:
         notes.append(PRINT_RESOLUTION_NOTE.format(dpi=25_400 / mpp[0]))
         mpp = (None, None, None)
     orientation = found.first.tags.valueof(274)
-    if orientation not in (None, 1):
+    if isinstance(orientation, int) and orientation != 1:
         notes.append(f"The file asks to be turned (orientation {orientation}): it is shown as it is stored.")
     icc = found.first.tags.valueof(34675)
     is_aperio = description.startswith("Aperio")
@@ -616,7 +630,7 @@ def _page_of(page: Any, number: int) -> _Page:
         # What cannot be decoded says so also when there is nothing to decode.
         page.decode(None, 0)
     except (ValueError, NotImplementedError) as error:
-        raise _RefusedError(_reason(error), _CONVERT) from error
+        raise _RefusedError(reason_of(error), _CONVERT) from error
     colormap = page.colormap if int(page.photometric) == _PALETTE else None
     return _Page(
         number=number,
@@ -660,13 +674,26 @@ def _pages(tiff: tifffile.TiffFile, notes: list[str]) -> Iterator[Any]:
         try:
             page = tiff.pages[index]
         except IndexError:
+            if _goes_on(tiff):
+                notes.append(
+                    f"The file is damaged after page {index} (it ends before its next one): what follows is left out."
+                )
             return
         except Exception as error:  # noqa: BLE001 - a file that was cut; what came before is of use
             notes.append(
-                f"The file is damaged after page {index} ({_reason(error)}): what follows is left out."
+                f"The file is damaged after page {index} ({reason_of(error)}): what follows is left out."
             )
             return
         yield page
+
+
+def _goes_on(tiff: tifffile.TiffFile) -> bool:
+    """Return whether the last page that was found names one after it."""
+    place = tiff.pages.next_page_offset
+    if place is None:
+        return False
+    tiff.filehandle.seek(place)
+    return any(tiff.filehandle.read(tiff.tiff.offsetsize))
 
 
 def _sub_levels(page: Any, number: _Numbers, notes: list[str]) -> list[_Page]:
@@ -679,7 +706,7 @@ def _sub_levels(page: Any, number: _Numbers, notes: list[str]) -> list[_Page]:
             found.append(number.page(page.pages[index]))
         except Exception as error:  # noqa: BLE001 - a level that is damaged leaves the finer ones
             notes.append(
-                f"Level {index + 1} cannot be used ({_reason(error)}): it is left out, and those below."
+                f"Level {index + 1} cannot be used ({reason_of(error)}): it is left out, and those below."
             )
             break
     return found
@@ -709,7 +736,7 @@ def _find_plain(tiff: tifffile.TiffFile, description: str) -> _Found:
         except Exception as error:
             if index == 0:
                 raise  # the slide itself
-            notes.append(f"Page {index + 1} is left out ({_reason(error)}).")
+            notes.append(f"Page {index + 1} is left out ({reason_of(error)}).")
             continue
         name = _associated_name(str(raw.description).partition("|")[0][:400])
         if is_aperio and index == 1 and not page.is_tiled:
@@ -752,9 +779,13 @@ def _planes_picked(description: str, base: _Page, count: int) -> list[int]:
         if channels * slices * frames == count:
             middle = (slices // 2) * channels
             return list(range(middle, middle + min(channels, MAX_CHANNELS)))
-    if base.samples == 1 and "<PerkinElmer-QPI-ImageDescription" in description[:500]:
+    if base.samples == 1 and _is_qptiff(description):
         return list(range(min(count, MAX_CHANNELS)))
     return [0]
+
+
+def _is_qptiff(description: str) -> bool:
+    return "<PerkinElmer-QPI-ImageDescription" in description[:500]
 
 
 def _checked(levels: list[list[_Page]]) -> list[list[_Page]]:
@@ -963,7 +994,7 @@ def _find_ome(tiff: tifffile.TiffFile, others: list[_OmeImage], image: _OmeImage
         try:
             associated[name] = number.page(_directory(tiff, other.directory(0, 0, 0)))
         except Exception as error:  # noqa: BLE001 - the slide may still be whole
-            notes.append(f"The {name} image cannot be used ({_reason(error)}): it is left out.")
+            notes.append(f"The {name} image cannot be used ({reason_of(error)}): it is left out.")
     if unnamed:
         notes.append(
             f"Of {unnamed + 1} images in the file, the largest is shown ({image.name or 'no name'})."

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +22,6 @@ from napari_histolatent.slides import Level, Slide, SlideInfo, open_slide, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.gui
 
@@ -72,6 +75,33 @@ class PatternBackend:
 
     def close(self) -> None:
         self.closed += 1
+
+
+CROSS = """
+import threading, time
+import napari
+from pathlib import Path
+from qtpy.QtWidgets import QApplication
+from napari_histolatent._napari._layers import slide_layers
+from napari_histolatent._napari.viewing import add_slide
+from napari_histolatent.slides import Slide
+from tests._napari.viewing.test_window import PatternBackend, threads_of_ours
+
+def wait(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+viewer, other = napari.Viewer(), napari.Viewer()
+add_slide(viewer, slide_layers(Slide(PatternBackend(Path("pattern.svs")))))
+wait(0.5)
+print(bool(threads_of_ours()))
+viewer.window._qt_window.close()
+wait(1.5)
+print(bool(threads_of_ours()))
+other.close()
+"""
 
 
 @pytest.fixture
@@ -248,6 +278,21 @@ def test_a_slide_that_is_removed_takes_everything_with_it(window: Any, qtbot: An
     qtbot.waitUntil(lambda: len(window.layers) == 0, timeout=5000)
     assert backend.closed == 1
     assert cache().used_bytes == 0
+
+
+def test_a_window_closed_by_its_cross_lets_go_of_its_slides(tmp_path: Path) -> None:
+    """In a process of its own: napari's fixture does not take a window that is closed so."""
+    script = tmp_path / "script.py"
+    script.write_text(CROSS)
+    root = str(Path(__file__).parents[3])
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+    assert ended.stdout.split() == ["True", "False"], ended.stderr
 
 
 def test_a_slide_put_back_is_shown_again(window: Any, qtbot: Any, tmp_path: Path) -> None:

@@ -173,8 +173,9 @@ class Threads:
                 del self._to_compose[view]
             try:
                 view.compose()
-            except Exception:  # a fault of ours in one view: the others go on
-                _log.exception("A frame of %s could not be made.", view.source.slide.info.path.name)
+            except Exception:  # noqa: BLE001  # a fault of ours in one view: the others go on
+                name = view.source.slide.info.path.name
+                _log.exception("A frame of %s could not be made.", name)
 
 
 threads = Threads()

@@ -148,14 +148,17 @@ class SlideWindow(QObject):
             return
         for emitter in (layer.events.visible, layer.events.opacity):
             emitter.disconnect(self._match_overviews)
+        self._let_go(view)
+        # Not at once: napari is in the middle of telling everybody about the layer.
+        QTimer.singleShot(0, self._remove_orphans)
+
+    def _let_go(self, view: View) -> None:
         self._stale.pop(view, None)
         source = view.source
         view.unbind()
         if not threads.is_used(source):
             source.drop()
             source.slide.close()
-        # Not at once: napari is in the middle of telling everybody about the layer.
-        QTimer.singleShot(0, self._remove_orphans)
 
     def _remove_orphans(self) -> None:
         """Take away overviews whose slide has gone, and stop watching with the last slide."""
@@ -182,6 +185,16 @@ class SlideWindow(QObject):
         for layer in viewer.layers:
             if _is_overview(layer) and id(layer.data) in slides:
                 layer.visible = any(v.visible and v.opacity == 1 for v in slides[id(layer.data)])
+
+    def _is_closed(self) -> bool:
+        window = getattr(self._viewer(), "window", None)
+        if window is None:
+            return False
+        try:
+            window.geometry()
+        except RuntimeError:  # of a Qt object that is no more
+            return True
+        return False
 
     def _views(self) -> list[View]:
         viewer = self._viewer()
@@ -246,6 +259,12 @@ class SlideWindow(QObject):
     # What goes wrong is said once
 
     def _watch(self) -> None:
+        if self._is_closed():
+            # By its own cross: napari then keeps the viewer with its layers, and tells nobody.
+            self._watch_timer.stop()
+            for view in self._views():
+                self._let_go(view)
+            return
         threads.relieve()
         for source in {view.source for view in self._views()}:
             told = self._told.setdefault(source, set())
