@@ -241,7 +241,7 @@ def test_over_http(tmp_path: Path, server: str, version: int) -> None:
     assert backend.icc_profile() is None
 
 
-def test_opening_downloads_no_pixels(tmp_path: Path) -> None:
+def test_opening_downloads_one_chunk_at_most(tmp_path: Path) -> None:
     asked: list[str] = []
 
     class Counting(http.server.SimpleHTTPRequestHandler):
@@ -258,7 +258,8 @@ def test_opening_downloads_no_pixels(tmp_path: Path) -> None:
     serving.shutdown()
     serving.server_close()
     assert asked
-    assert all(path.rpartition("/")[2].startswith((".z", "zarr.json")) for path in asked)
+    chunks = [path for path in asked if not path.rpartition("/")[2].startswith((".z", "zarr.json"))]
+    assert len(chunks) <= 1
 
 
 def test_a_url_with_nothing_there(server: str) -> None:

@@ -172,15 +172,19 @@ def test_a_zarr_folder(zarr_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_url(zarr_folder: Path, slash: str) -> None:
+def test_the_url_of_a_local_folder_or_file_is_its_path(
+    zarr_folder: Path, cmu_slide: Path, slash: str
+) -> None:
+    with open_slide(f"file://{cmu_slide}") as slide:
+        assert slide.info.backend == "openslide"
     with open_slide(f"file://{zarr_folder}{slash}") as slide:
         assert slide.info.backend == "zarr"
-        assert slide.info.backend_reason == "a URL: OME-Zarr"
-        assert slide.info.url == f"file://{zarr_folder}"
+        assert slide.info.url is None
+        assert slide.info.path == zarr_folder
         assert slide.read_region((0, 0), size_px=(8, 8), level=0).shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("url", ["file:///nowhere/a.zarr", "memory://nowhere.zarr", "FILE:///nowhere/a.zarr"])
+@pytest.mark.parametrize("url", ["file:///nowhere/a.zarr", "s3://nowhere/a.zarr", "FILE:///nowhere/a.zarr"])
 def test_a_url_with_nothing_behind_it(url: str) -> None:
     with pytest.raises(SlideError) as caught:
         open_slide(url)

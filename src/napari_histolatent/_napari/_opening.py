@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +47,11 @@ class Opened:
     error: Exception | None = None
 
 
-def opened(location: str) -> Opened:
+def opened(location: str, *, overview_seconds: float = _OVERVIEW_SECONDS) -> Opened:
     """Open one slide. What the user can mend, and what cannot, are both in the result."""
     try:
         slide = open_slide(location)
-        layers = slide_layers(slide, overview_seconds=_OVERVIEW_SECONDS)
+        layers = slide_layers(slide, overview_seconds=overview_seconds)
     except Exception as error:  # noqa: BLE001  # raised again on the UI thread, by `layers_of`
         return Opened(location, error=error)
     return Opened(location, tuple(layers), digest=slide.info.digest)
@@ -179,7 +180,7 @@ def open_and_wait(locations: Sequence[str]) -> list[LayerData]:
     """Return the layers of slides; where there is a window it goes on drawing meanwhile."""
     if QApplication.instance() is None:
         digests: set[str] = set()
-        found = [opened(location) for location in locations]
+        found = [opened(location, overview_seconds=math.inf) for location in locations]
         return [one for result in found if not _is_repeated(result, digests) for one in layers_of(result)]
     results: list[Opened] = []
     loop = QEventLoop()

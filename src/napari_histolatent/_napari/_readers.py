@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import napari
 
 from napari_histolatent._napari._opening import is_loop_running, open_and_wait, open_in, prepare
-from napari_histolatent._napari.viewing import unseen
+from napari_histolatent._napari.viewing import expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,5 +36,5 @@ def read_slides(path: str | list[str]) -> list[LayerData] | list[tuple[Any]]:
         return NOTHING_TO_ADD
     if viewer is not None:
         prepare(viewer)
-        return unseen(open_and_wait(paths)) or NOTHING_TO_ADD
+        return expected(open_and_wait(paths)) or NOTHING_TO_ADD
     return open_and_wait(paths) or NOTHING_TO_ADD

@@ -8,7 +8,7 @@ import napari
 
 from napari_histolatent._files import data_folder
 from napari_histolatent._napari._opening import open_and_wait, prepare, wait_for
-from napari_histolatent._napari.viewing import unseen
+from napari_histolatent._napari.viewing import expected
 from napari_histolatent.errors import SlideError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _layers(get: Callable[[], Path]) -> list[LayerData]:
     if viewer is None:
         return layers
     prepare(viewer)
-    return unseen(layers)
+    return expected(layers)
 
 
 def _cmu() -> Path:

@@ -116,6 +116,9 @@ class _Array:
         return values.transpose([kept.index(axis) for axis in "yxc"])
 
 
+_PLACE_PX = 64
+
+
 class OmeZarrBackend:
     """An OME-Zarr image, local or at a URL.
 
@@ -531,10 +534,23 @@ def _sampled(level: _Array, channels: int) -> NDArray[Any]:
 
 
 def _digest_of(stated: _Stated, levels: tuple[_Array, ...]) -> str:
-    """Return a digest of the metadata and shapes: pixels are many small files, and may be far away."""
+    """Return a digest of the metadata, the shapes and one place of the coarsest level.
+
+    Pixels are many small files, and may be far away: one chunk has to do to tell two slides of one size apart.
+    """
     facts = {
         "multiscale": stated.multiscale,
         "channels": list(stated.channels),
         "arrays": [[list(v.array.shape), list(v.array.chunks), str(v.dtype)] for v in levels],
     }
-    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    hasher = sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    coarsest = levels[-1]
+    x, y = (n // 2 for n in coarsest.size_px)
+    try:
+        box = (x, y, min(x + _PLACE_PX, 2 * x + 1), min(y + _PLACE_PX, 2 * y + 1))
+        place = coarsest.read(box, 1)
+    except Exception as error:  # noqa: BLE001  # zarr raises all sorts; that it is damaged is said at reading
+        hasher.update(type(error).__name__.encode())
+    else:
+        hasher.update(np.ascontiguousarray(place).tobytes())
+    return hasher.hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from napari_histolatent.errors import SlideError
 from napari_histolatent.slides._file import reason_of
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from napari_histolatent.slides._slide import SlideBackend
 
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "gcs://", "file://", "memory://")
+_URL_SCHEMES = ("http://", "https://", "s3://", "gs://", "gcs://")
 _DICOM_NAMES_TRIED = 64
 """Files of a folder that are looked at before it is said to hold no DICOM slide."""
 
@@ -52,6 +54,8 @@ def _backend_of(location: str | Path) -> SlideBackend:
         from napari_histolatent.slides._ome_zarr import OmeZarrBackend
 
         return OmeZarrBackend(text, reason="a URL: OME-Zarr")
+    if text.lower().startswith("file://"):
+        text = url2pathname(urlsplit(text).path)
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:

@@ -16,7 +16,7 @@ import pytest
 from qtpy.QtWidgets import QApplication
 
 from napari_histolatent._napari._layers import KEY, slide_layers
-from napari_histolatent._napari.viewing import add_slide, attach, cache, is_settled, view_of
+from napari_histolatent._napari.viewing import SlideSource, add_slide, attach, cache, is_settled, view_of
 from napari_histolatent.errors import SlideError
 from napari_histolatent.slides import Level, Slide, SlideInfo, open_slide, write_synthetic_slide
 
@@ -114,7 +114,8 @@ def window(make_napari_viewer: Callable[..., Any]) -> Iterator[Any]:
 
 
 def threads_of_ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("histolatent")]
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("histolatent-reader", "histolatent-composer"))]
 
 
 def show(viewer: Any, backend: PatternBackend) -> Any:
@@ -276,7 +277,7 @@ def test_a_slide_that_is_removed_takes_everything_with_it(window: Any, qtbot: An
     window.layers.remove(layer)  # in the middle of loading
     qtbot.waitUntil(lambda: not threads_of_ours(), timeout=5000)
     qtbot.waitUntil(lambda: len(window.layers) == 0, timeout=5000)
-    assert backend.closed == 1
+    qtbot.waitUntil(lambda: backend.closed == 1)
     assert cache().used_bytes == 0
 
 
@@ -305,6 +306,110 @@ def test_a_slide_put_back_is_shown_again(window: Any, qtbot: Any, tmp_path: Path
     zoom_in(window, qtbot, 1.5)
     settle(qtbot, layer)
     assert np.array_equal(shown(layer), exact(layer))
+
+
+def test_a_slide_in_the_place_of_another_that_loads_is_whole(window: Any, qtbot: Any, tmp_path: Path) -> None:
+    """The threads of the first end while those of the second begin: no tile is taken by one that ends."""
+    first = show(window, PatternBackend(tmp_path / "a.svs", seconds=0.2))
+    zoom_in(window, qtbot, 8)
+    window.layers.remove(first)
+    second = show(window, PatternBackend(tmp_path / "b.svs", seconds=0.02))
+    settle(qtbot, second)
+    assert np.array_equal(shown(second), exact(second))
+
+
+def test_a_view_left_while_it_loads_goes_on_when_one_comes_back(
+    window: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    layer = show(window, PatternBackend(tmp_path / "pattern.svs", seconds=0.1))
+    camera = window.scene.camera
+    fitted = camera.zoom
+    zoom_in(window, qtbot, 8)
+    near = camera.zoom
+    camera.zoom = fitted
+    qtbot.wait(200)
+    assert layer.data_level == len(layer.data) - 1
+    camera.zoom = near
+    qtbot.wait(100)
+    settle(qtbot, layer)
+    window.dims.ndisplay = 3
+    qtbot.wait(100)
+    window.dims.ndisplay = 2
+    qtbot.wait(100)
+    settle(qtbot, layer)
+    assert np.array_equal(shown(layer), exact(layer))
+
+
+def test_duplicating_does_not_wait_for_the_reader(
+    window: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari.layers._layer_actions import _duplicate_layer
+
+    backend = PatternBackend(tmp_path / "pattern.svs")
+    layer = show(window, backend)
+    backend.seconds = 0.3
+    main, on_main = threading.get_ident(), []
+    real = backend.read_level
+
+    def watched(*arguments: Any) -> np.ndarray:
+        on_main.append(threading.get_ident() == main)
+        return real(*arguments)
+
+    monkeypatch.setattr(backend, "read_level", watched)
+    zoom_in(window, qtbot, 8)
+    window.layers.selection = {layer}
+    _duplicate_layer(window.layers)
+    window.layers.remove(layer)
+    window.layers.append(layer)
+    qtbot.wait(300)
+    assert on_main
+    assert not any(on_main)
+    settle(qtbot, layer)
+
+
+def test_a_lock_to_a_level_too_large_to_draw_is_undone(
+    window: Any, qtbot: Any, tmp_path: Path, errors: list[str]
+) -> None:
+    layer = show(window, PatternBackend(tmp_path / "pattern.svs"))
+    layer.locked_data_level = 0
+    assert layer.locked_data_level is None
+    assert "too large to be drawn whole" in errors[0]
+    layer.locked_data_level = 2
+    qtbot.wait(100)
+    settle(qtbot, layer)
+    assert np.array_equal(shown(layer), exact(layer))
+
+
+def test_what_is_seen_as_sharp_is_never_of_the_old_colours(tmp_path: Path) -> None:
+    """A read that began before the switch and ends after it is not kept."""
+    backend = PatternBackend(tmp_path / "pattern.svs")
+    source = SlideSource(Slide(backend))
+    tile = source.missing_overview()[0]
+    real = backend.read_level
+
+    def slow(*arguments: Any) -> np.ndarray:
+        source.forget()
+        return real(*arguments)
+
+    backend.read_level = slow  # type: ignore[method-assign]
+    source.load(tile)
+    assert tile in source.missing_overview()
+    backend.read_level = real  # type: ignore[method-assign]
+    source.load(tile)
+    assert tile not in source.missing_overview()
+
+
+def test_a_place_that_can_be_read_again_is_no_trouble_any_more(tmp_path: Path) -> None:
+    backend = PatternBackend(tmp_path / "pattern.svs")
+    source = SlideSource(Slide(backend))
+    backend.bad = (0, 0, 10, 10)
+    source.load((0, 0, 0))
+    assert source.trouble()[0] == 1
+    backend.bad = None
+    cache().clear()
+    source.load((0, 0, 0))
+    assert source.trouble() == (0, "")
+    source.drop()
 
 
 def test_a_duplicate_is_shown_and_outlives_the_first(window: Any, qtbot: Any, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from napari_histolatent._napari.viewing._window import (
     SlideWindow,
     add_slide,
     attach,
+    expected,
     is_settled,
-    unseen,
     view_of,
 )
 
@@ -19,10 +19,10 @@ __all__ = [
     "add_slide",
     "attach",
     "cache",
+    "expected",
     "is_settled",
     "levels_of",
     "reader_threads",
     "threads",
-    "unseen",
     "view_of",
 ]

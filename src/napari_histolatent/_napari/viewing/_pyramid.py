@@ -56,9 +56,11 @@ def display_levels(stored: Sequence[Level], *, coarsest_px: int = COARSEST_PX) -
         factor = downsample / ratios[source]
         if abs(factor - round(factor)) < 1e-6:
             factor = float(round(factor))
+        # At a fractional factor only whole pixels are read; else those at the edges are means of what is there.
+        count_of = math.ceil if factor == int(factor) else _whole
         inside = (
-            min(math.ceil(width / downsample), math.ceil(stored[source].width_px / factor)),
-            min(math.ceil(height / downsample), math.ceil(stored[source].height_px / factor)),
+            min(math.ceil(width / downsample), count_of(stored[source].width_px / factor)),
+            min(math.ceil(height / downsample), count_of(stored[source].height_px / factor)),
         )
         levels.append(
             DisplayLevel(
@@ -72,6 +74,10 @@ def display_levels(stored: Sequence[Level], *, coarsest_px: int = COARSEST_PX) -
             )
         )
     return tuple(levels)
+
+
+def _whole(length: float) -> int:
+    return max(1, int(length + 1e-6))
 
 
 def content_ratio(level0: Level, level: Level) -> float:

@@ -61,7 +61,7 @@ class SlideSource:
         coarsest = self.levels[-1]
         self.overview: NDArray[np.uint8] = np.zeros((coarsest.height_px, coarsest.width_px, 4), np.uint8)
         self.overview[: coarsest.inside_height_px, : coarsest.inside_width_px] = (*slide.info.background, 255)
-        self._overview_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._overview_missing = set(tiles_of((0, coarsest.height_px, 0, coarsest.width_px), self.coarsest))
         self._to_srgb: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
         self._bad: dict[Tile, tuple[str, list[Box]]] = {}
@@ -86,24 +86,34 @@ class SlideSource:
         if found is not None:
             return found
         key = self.key
-        try:
-            pixels = self._read(tile)
-        except SlideError as error:
-            pixels, bad = self._read_in_blocks(tile)
-            if bad:
-                self._bad[tile] = str(error), bad
-        except Exception as error:  # noqa: BLE001  # a fault of ours: the thread has to go on all the same
-            own = box_of(tile, self.levels[tile[0]])
-            name = self.slide.info.path.name
-            self._bad[tile] = f"A part of {name} could not be read ({type(error).__name__}: {error}).", [own]
-            pixels = _mark(own)
-        if tile[0] == self.coarsest:
-            self._overview_part(tile)[:] = pixels
-            with self._overview_lock:
+        pixels, bad = self._read_or_mark(tile)
+        with self._lock:
+            if key != self.key:
+                return pixels  # of a slide that is shown otherwise by now, or no more
+            if bad is None:
+                self._bad.pop(tile, None)
+            else:
+                self._bad[tile] = bad
+            if tile[0] == self.coarsest:
+                self._overview_part(tile)[:] = pixels
                 self._overview_missing.discard(tile)
-        elif key == self.key:
-            _cache.put((key, tile), pixels)
+            else:
+                _cache.put((key, tile), pixels)
         return pixels
+
+    def _read_or_mark(self, tile: Tile) -> tuple[NDArray[np.uint8], tuple[str, list[Box]] | None]:
+        """Return a tile, and of what could not be read the sentence and the boxes."""
+        own = box_of(tile, self.levels[tile[0]])
+        try:
+            try:
+                return self._read_box(own, tile[0]), None
+            except SlideError as error:
+                pixels, bad = self._read_in_blocks(tile)
+                return pixels, (str(error), bad) if bad else None
+        except Exception as error:  # noqa: BLE001  # a fault of ours: the thread has to go on all the same
+            name = self.slide.info.path.name
+            sentence = f"A part of {name} could not be read ({type(error).__name__}: {error})."
+            return _mark(own), (sentence, [own])
 
     def read_exact(self, level: int, box: Box) -> NDArray[np.uint8]:
         """Return a box of a level exactly: RGBA, (bottom - top, right - left, 4). Blocks while it reads.
@@ -132,9 +142,6 @@ class SlideSource:
             if shared is not None:
                 pixels[within(shared, box)] = found[within(shared, own)]
         return pixels
-
-    def _read(self, tile: Tile) -> NDArray[np.uint8]:
-        return self._read_box(box_of(tile, self.levels[tile[0]]), tile[0])
 
     def _read_in_blocks(self, tile: Tile) -> tuple[NDArray[np.uint8], list[Box]]:
         """Return what can be read of a tile, the rest marked, and where that is: damage is mostly small."""
@@ -252,7 +259,7 @@ class SlideSource:
 
     def missing_overview(self) -> list[Tile]:
         """Return the tiles of the overview that were not read yet."""
-        with self._overview_lock:
+        with self._lock:
             return sorted(self._overview_missing)
 
     def picture(self) -> NDArray[np.uint8]:
@@ -274,32 +281,35 @@ class SlideSource:
         SlideError
             If the slide has no usable ICC profile.
         """
-        if not on:
-            self._to_srgb, self.uses_icc = None, False
-        else:
+        to_srgb = None
+        if on:
             profile = self.slide.icc_profile()
             if profile is None:
                 msg = f"{self.slide.info.path.name} has no ICC profile; its colours stay as they are in the file."
                 raise SlideError(msg)
-            self._to_srgb, self.uses_icc = to_srgb_with(profile), True
+            to_srgb = to_srgb_with(profile)
+        # The key first: what is being read now may be of either colours, and is not kept.
+        self.drop()
+        self._to_srgb, self.uses_icc = to_srgb, on
         self.forget()
 
     def forget(self, *, only_bad: bool = False) -> None:
         """Have everything (or what could not be read) read again."""
-        bad, self._bad = self._bad, {}
-        if only_bad:
-            _cache.drop_where(lambda key: key[0] == self.key and key[1] in bad)
-            stale = {tile for tile in bad if tile[0] == self.coarsest}
-        else:
+        if not only_bad:
             self.drop()
+        with self._lock:
+            bad, self._bad = self._bad, {}
             coarsest = self.levels[-1]
-            stale = set(tiles_of((0, coarsest.height_px, 0, coarsest.width_px), self.coarsest))
-        with self._overview_lock:
-            self._overview_missing |= stale
+            stale = (
+                bad if only_bad else tiles_of((0, coarsest.height_px, 0, coarsest.width_px), self.coarsest)
+            )
+            self._overview_missing |= {tile for tile in stale if tile[0] == self.coarsest}
+        _cache.drop_where(lambda held: held[0] == self.key and held[1] in bad)
 
     def drop(self) -> None:
         """Let the cache go of this slide's tiles; those being read will not be kept either."""
-        key, self.key = self.key, next(_keys)
+        with self._lock:
+            key, self.key = self.key, next(_keys)
         _cache.drop_where(lambda held: held[0] == key)
 
     def trouble(self) -> tuple[int, str]:

@@ -119,17 +119,19 @@ class Threads:
     def _read(self, generation: int) -> None:
         while True:
             with self._changed:
-                while (job := self._next()) is None:
+                # First whether it is over: a tile that is taken is taken from others.
+                job = None
+                while job is None:
                     if self._is_over(generation):
                         return
-                    self._changed.wait()
-                if self._is_over(generation):
-                    return
+                    job = self._next()
+                    if job is None:
+                        self._changed.wait()
                 if self._readers - len(self._stuck()) > reader_threads():
                     # One that hung has come back, and its place is taken.
                     self._readers -= 1
-                    view, tile = job
-                    self._wanted.setdefault(view, []).insert(0, tile)
+                    self._wanted.setdefault(job[0], []).insert(0, job[1])
+                    self._changed.notify_all()
                     return
                 view, tile = job
                 source = view.source

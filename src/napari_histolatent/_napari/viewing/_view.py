@@ -42,8 +42,6 @@ class Frame:
     pixels: NDArray[np.uint8]
     exact: frozenset[Tile] = frozenset()
     stood_in: frozenset[Tile] = field(default=frozenset())
-    is_first: bool = True
-    """Nothing was composed for this box yet."""
 
 
 class View:
@@ -61,10 +59,23 @@ class View:
         self._layer: weakref.ref[Any] | None = None
         self._on_fresh: Callable[[View, bool], None] | None = None
         self._overview_left = len(source.missing_overview())
+        self._wanted_for: tuple[int, int, Box] | None = None
+        self._is_expected = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> View:
         # napari copies a layer's data when the layer is duplicated: the same slide, looked at by another layer.
-        return View(self.source)
+        copied = View(self.source)
+        copied._is_expected = self.layer is not None
+        return copied
+
+    def expect_layer(self) -> None:
+        """Be about to be bound: napari draws a layer before it tells anybody that there is one."""
+        self._is_expected = True
+
+    def is_let_pass(self) -> bool:
+        """Return, once, whether a layer is about to be bound: what napari asks till then need not be read."""
+        is_expected, self._is_expected = self._is_expected, False
+        return is_expected
 
     @property
     def layer(self) -> Any:
@@ -74,18 +85,20 @@ class View:
     def bind(self, layer: Any, on_fresh: Callable[[View, bool], None]) -> None:
         """Serve a layer; `on_fresh(view, is_whole)` is called, in a thread, when there is something new."""
         self._layer, self._on_fresh = weakref.ref(layer), on_fresh
+        self._is_expected = False
         threads.add(self)
         threads.compose(self)
 
     def reset(self) -> None:
         """Forget the frames: what they show is no longer true."""
         with self._lock:
-            self._shown = self._next = None
+            self._shown = self._next = self._wanted_for = None
 
     def unbind(self) -> None:
         """Stop serving the layer."""
         threads.remove(self)
         self._layer = self._on_fresh = None
+        self._is_expected = True  # the layer may be put back
         self.reset()
 
     # On the thread that asks: no per-pixel work but one copy
@@ -107,6 +120,8 @@ class View:
                 self._shown, self._next = fresh, None
                 return fresh.pixels
             if shown is not None and (shown.key, shown.level, shown.box) == (key, level, box):
+                if self._wanted_for != (key, level, box):
+                    threads.compose(self)  # napari was at another level meanwhile
                 return shown.pixels
         frame = _moved(fresh or shown, key, level, box)
         with self._lock:
@@ -145,7 +160,9 @@ class View:
         fresh = self._with_arrivals(frame, tiles, may_change=frame is not shown)
         done = (fresh or frame).exact
         missing = [tile for tile in tiles if tile not in done]
-        if frame.is_first:
+        what = (frame.key, frame.level, frame.box)
+        if missing and self._wanted_for != what:
+            self._wanted_for = what
             threads.want(self, missing + self.source.missing_overview())
         elif not missing:
             threads.want(self, self.source.missing_overview(), spare=self._around(frame))
@@ -155,7 +172,6 @@ class View:
                 self._next = fresh or (frame if frame is not shown else None)
         if is_current and (fresh is not None or self._overview_has_grown()) and self._on_fresh is not None:
             self._on_fresh(self, not missing)
-        frame.is_first = False
 
     def _overview_has_grown(self) -> bool:
         before, self._overview_left = self._overview_left, len(self.source.missing_overview())
@@ -163,7 +179,7 @@ class View:
 
     def _want_overview(self) -> None:
         """Read on at the level that is in memory whole: napari has it, and asks for nothing."""
-        missing = self.source.missing_overview()
+        missing, self._wanted_for = self.source.missing_overview(), None
         if self._overview_has_grown() and self._on_fresh is not None:
             self._on_fresh(self, False)
         threads.want(self, missing)
@@ -193,7 +209,6 @@ class View:
             pixels=pixels,
             exact=frame.exact | arrived.keys(),
             stood_in=frame.stood_in | stand_ins.keys(),
-            is_first=False,
         )
 
     def _stand_in(self, tile: Tile) -> NDArray[np.uint8] | None:

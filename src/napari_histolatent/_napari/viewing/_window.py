@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.viewing._source import SlideSource
     from napari_histolatent._napari.viewing._view import View
 
-_KEY, _UNSEEN = "histolatent", "is_not_bound_yet"
+_KEY = "histolatent"
 _REFRESH_MS = 50
 _LONGEST_REST_MS = 300
 _WATCH_MS = 500
-_SLOW_READ_SECONDS = 3.0
+_SLOW_READ_SECONDS, _SLOW_AGAIN_SECONDS = 3.0, 60.0
+_MAX_LOCKED_PX = 1 << 26
+_SMALL_SHARE = 0.9
 
 _windows: WeakKeyDictionary[Any, SlideWindow] = WeakKeyDictionary()
 
@@ -42,26 +46,19 @@ def attach(viewer: Any) -> SlideWindow | None:
 
 def add_slide(viewer: Any, layers: Sequence[tuple[Any, dict[str, Any], str]]) -> Any:
     """Add the layers of `slide_layers` to a viewer, which is looked after from now on; return the multiscale one."""
-    for data, options, _ in layers if attach(viewer) is None else unseen(layers):
+    for data, options, _ in layers if attach(viewer) is None else expected(layers):
         layer = viewer.add_image(data, **options)
     return layer
 
 
-def unseen(
+def expected(
     layers: Sequence[tuple[Any, dict[str, Any], str]],
 ) -> list[tuple[Any, dict[str, Any], str]]:
-    """Return the layers of a slide for a viewer that is attached: hidden until they are bound to their view.
-
-    napari draws a layer before it tells anybody but itself that there is one; what it asks for then would be
-    read on the UI thread.
-    """
-    hidden = []
-    for data, options, kind in layers:
+    """Return the layers of a slide, for a viewer that is attached and is about to add them."""
+    for data, options, _ in layers:
         if options["metadata"][_KEY]["role"] == "slide":
-            metadata = {_KEY: options["metadata"][_KEY] | {_UNSEEN: True}}
-            options = options | {"visible": False, "metadata": metadata}
-        hidden.append((data, options, kind))
-    return hidden
+            data[0].view.expect_layer()
+    return list(layers)
 
 
 def view_of(layer: Any) -> View | None:
@@ -90,7 +87,9 @@ class SlideWindow(QObject):
         self._viewer = weakref.ref(viewer)
         self._stale: dict[View, None] = {}
         self._refresh_seconds = 0.0
-        self._told: WeakKeyDictionary[SlideSource, set[str]] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[SlideSource, dict[str, float]] = WeakKeyDictionary()
+        """When a trouble was last met, of those the user was told of."""
+        self._keys: WeakKeyDictionary[SlideSource, int] = WeakKeyDictionary()
         self._refresh_timer, self._watch_timer = QTimer(self), QTimer(self)
         self._refresh_timer.setSingleShot(True)
         self._refresh_timer.timeout.connect(self._refresh)
@@ -121,11 +120,9 @@ class SlideWindow(QObject):
         self._match_overviews()
         self._watch_timer.start(_WATCH_MS)
         self._fit_first(view)
-        if layer.metadata[_KEY].pop(_UNSEEN, False):
-            layer.visible = True
-        else:
-            # What napari drew before it told of the layer was read exactly, and is not the view's.
-            self._schedule(view, True)
+        layer.events.locked_data_level.connect(self._check_lock)
+        # What napari drew before it told of the layer is not the view's.
+        self._schedule(view, True)
 
     def _fit_first(self, view: View) -> None:
         """Fit the first slide once more when napari has put its controls beside it: they take from the canvas."""
@@ -135,9 +132,20 @@ class SlideWindow(QObject):
         camera = viewer.scene.camera
         before = (tuple(camera.center), camera.zoom)
 
+        info, levels = view.source.slide.info, view.source.levels
+
         def fit() -> None:
-            if (tuple(camera.center), camera.zoom) == before:
-                viewer.reset_view()
+            if (tuple(camera.center), camera.zoom) != before:
+                return
+            viewer.reset_view()
+            # Some scanners state a glass that is far larger than what they scanned of it.
+            left, top, width, height = info.bounds
+            share = max(width / levels[0].width_px, height / levels[0].height_px)
+            layer = view.layer
+            if layer is not None and 0 < share < _SMALL_SHARE:
+                middle = layer.data_to_world((top + height / 2 - 0.5, left + width / 2 - 0.5))
+                camera.center = (*camera.center[:-2], *middle[-2:])
+                camera.zoom /= share
 
         QTimer.singleShot(0, fit)
 
@@ -148,6 +156,7 @@ class SlideWindow(QObject):
             return
         for emitter in (layer.events.visible, layer.events.opacity):
             emitter.disconnect(self._match_overviews)
+        layer.events.locked_data_level.disconnect(self._check_lock)
         self._let_go(view)
         # Not at once: napari is in the middle of telling everybody about the layer.
         QTimer.singleShot(0, self._remove_orphans)
@@ -158,7 +167,9 @@ class SlideWindow(QObject):
         view.unbind()
         if not threads.is_used(source):
             source.drop()
-            source.slide.close()
+            self._keys.pop(source, None)
+            # Not here: closing waits for an opening that may hang.
+            threading.Thread(target=source.slide.close, name="histolatent-closer", daemon=True).start()
 
     def _remove_orphans(self) -> None:
         """Take away overviews whose slide has gone, and stop watching with the last slide."""
@@ -195,6 +206,20 @@ class SlideWindow(QObject):
         except RuntimeError:  # of a Qt object that is no more
             return True
         return False
+
+    def _check_lock(self, event: Any) -> None:
+        """Undo a lock to a level too large to be drawn whole, which is what napari does with it."""
+        layer = event.source
+        level = layer.locked_data_level
+        if level is None:
+            return
+        height, width = layer.data[level].shape[:2]
+        if height * width > _MAX_LOCKED_PX:
+            layer.locked_data_level = None
+            show_warning(
+                f"Level {level} of {layer.name} ({width} x {height} px) is too large to be drawn whole; "
+                "zoom in to see its pixels."
+            )
 
     def _views(self) -> list[View]:
         viewer = self._viewer()
@@ -241,12 +266,16 @@ class SlideWindow(QObject):
     def _refresh_overview(self, overview: Any) -> None:
         for view in self._views():
             if view.source.overview is overview.data:
-                overview.refresh(extent=False, highlight=False)
-                overview.metadata[_KEY]["is_whole"] = not view.source.missing_overview()
+                is_whole = not view.source.missing_overview()
+                overview.refresh(extent=False, highlight=False, thumbnail=is_whole)
+                overview.metadata[_KEY]["is_whole"] = is_whole
+                if is_whole:
+                    view.layer.refresh(extent=False, highlight=False)  # its thumbnail
 
     def show_anew(self, source: SlideSource) -> None:
         """Show a slide whose pixels are to be read again."""
         viewer = self._viewer()
+        self._keys[source] = source.key
         for view in self._views():
             if view.source is source:
                 view.reset()
@@ -267,22 +296,24 @@ class SlideWindow(QObject):
             return
         threads.relieve()
         for source in {view.source for view in self._views()}:
-            told = self._told.setdefault(source, set())
+            if self._keys.setdefault(source, source.key) != source.key:
+                self.show_anew(source)  # by somebody who did not say so
+            told = self._told.setdefault(source, {})
             count, sentence = source.trouble()
             if count and "trouble" not in told:
-                told.add("trouble")
+                told["trouble"] = time.monotonic()
                 show_warning(f"{sentence} Such places are striped on the slide.")
             elif not count:
-                told.discard("trouble")
+                told.pop("trouble", None)
             waited = threads.seconds_waiting(source)
-            if waited > _SLOW_READ_SECONDS and "slow" not in told:
-                told.add("slow")
+            is_told = time.monotonic() - told.get("slow", -math.inf) < _SLOW_AGAIN_SECONDS
+            if waited > _SLOW_READ_SECONDS:
+                told["slow"] = time.monotonic()
+            if waited > _SLOW_READ_SECONDS and not is_told:
                 show_info(
                     f"{source.slide.info.path.name}: still waiting for pixels after {waited:.0f} s, as on a slow or "
                     "lost network disk; the window stays usable, and they appear when they come."
                 )
-            elif waited < _SLOW_READ_SECONDS:
-                told.discard("slow")
 
 
 def _is_overview(layer: Any) -> bool:

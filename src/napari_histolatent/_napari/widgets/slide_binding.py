@@ -37,7 +37,7 @@ class SlideBinding:
         self._openings: list[Opening] = []
         self._images = LatestWorker(in_turn=True)
         self._colors = LatestWorker(on_error=lambda _: view.set_icc(False))
-        self._mpp = LatestWorker()
+        self._mpp = LatestWorker(in_turn=True)
         self._layer: Any = None
         self._overview_left = -1
         self._is_closed = False
