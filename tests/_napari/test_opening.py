@@ -368,6 +368,28 @@ def child(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_a_script_waits_for_a_slow_slide_only_so_long(
+    make_napari_viewer: Callable[..., Any],
+    qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_slide: Path,
+) -> None:
+    from napari_histolatent._napari import _opening
+
+    viewer, go_on = make_napari_viewer(show=True), threading.Event()
+    real = _opening.open_slide
+
+    def slow(location: str) -> Any:
+        go_on.wait(20)
+        return real(location)
+
+    monkeypatch.setattr(_opening, "open_slide", slow)
+    monkeypatch.setattr(_opening, "_LONGEST_WAIT_MS", 200)
+    assert open_and_wait([str(tiny_slide)], viewer=viewer) == []
+    go_on.set()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=10_000)
+
+
 def test_a_script_without_qt_gets_its_layers_and_says_what_is_broken(
     slides: list[str], data_dir: Path
 ) -> None:

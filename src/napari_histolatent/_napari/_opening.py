@@ -30,6 +30,7 @@ SLIDE_FILES = "Slides (*.svs *.ndpi *.mrxs *.scn *.bif *.vms *.vmu *.svslide *.t
 _OVERVIEW_SECONDS = 0.6
 """For so long an overview is waited for; what is missing of it then appears bit by bit."""
 _SLOW_MS = 3000
+_LONGEST_WAIT_MS = 10_000
 _PROGRESS_MS = 400
 """What is opened sooner needs no progress bar: drawing one costs more than that takes."""
 
@@ -166,26 +167,38 @@ def open_in(viewer: Any, locations: Sequence[str], *, on_end: Callable[[], None]
     """Open slides beside the UI thread and add them to a viewer."""
     prepare(viewer)
 
-    def add(result: Opened) -> None:
-        if not _is_there(viewer):
-            return
+    return Opening(locations, lambda result: _add(viewer, result), on_end=on_end)
+
+
+def _add(viewer: Any, result: Opened) -> None:
+    if _is_there(viewer):
         layers = layers_of(result)
         if layers:
             add_slide(viewer, layers)
 
-    return Opening(locations, add, on_end=on_end)
 
+def open_and_wait(locations: Sequence[str], *, viewer: Any = None) -> list[LayerData]:
+    """Return the layers of slides; where there is a window it goes on drawing meanwhile.
 
-def open_and_wait(locations: Sequence[str]) -> list[LayerData]:
-    """Return the layers of slides; where there is a window it goes on drawing meanwhile."""
+    After some seconds the window is given back to the user, and what comes later is added to `viewer`.
+    """
     if QApplication.instance() is None:
         digests: set[str] = set()
         found = [opened(location, overview_seconds=math.inf) for location in locations]
         return [one for result in found if not _is_repeated(result, digests) for one in layers_of(result)]
     results: list[Opened] = []
     loop = QEventLoop()
-    opening = Opening(locations, results.append, on_end=loop.quit)
+
+    def take(result: Opened) -> None:
+        if loop.isRunning() or viewer is None:
+            results.append(result)
+        else:
+            _add(viewer, result)
+
+    opening = Opening(locations, take, on_end=loop.quit)
     if opening in _openings:
+        if viewer is not None:
+            QTimer.singleShot(_LONGEST_WAIT_MS, loop.quit)
         loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
     results.sort(key=lambda result: list(locations).index(result.location))
     return [layer for result in results for layer in layers_of(result)]

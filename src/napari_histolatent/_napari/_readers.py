@@ -36,5 +36,5 @@ def read_slides(path: str | list[str]) -> list[LayerData] | list[tuple[Any]]:
         return NOTHING_TO_ADD
     if viewer is not None:
         prepare(viewer)
-        return expected(open_and_wait(paths)) or NOTHING_TO_ADD
+        return expected(open_and_wait(paths, viewer=viewer)) or NOTHING_TO_ADD
     return open_and_wait(paths) or NOTHING_TO_ADD
