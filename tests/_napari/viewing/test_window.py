@@ -340,6 +340,28 @@ def test_a_view_left_while_it_loads_goes_on_when_one_comes_back(
     assert np.array_equal(shown(layer), exact(layer))
 
 
+def test_a_view_left_for_one_in_memory_goes_on_when_one_comes_back(
+    window: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    backend = PatternBackend(tmp_path / "pattern.svs")
+    layer = show(window, backend)
+    zoom_in(window, qtbot, 10)
+    camera = window.scene.camera
+    here = camera.center
+    settle(qtbot, layer)
+    there = (*here[:-2], here[-2] + 900, here[-1] + 900)
+    backend.seconds = 0.1
+    camera.center = there
+    qtbot.wait(250)
+    assert not is_settled(layer)
+    camera.center = here
+    settle(qtbot, layer)
+    camera.center = there
+    qtbot.wait(100)
+    settle(qtbot, layer)
+    assert np.array_equal(shown(layer), exact(layer))
+
+
 def test_duplicating_does_not_wait_for_the_reader(
     window: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

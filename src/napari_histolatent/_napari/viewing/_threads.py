@@ -93,6 +93,11 @@ class Threads:
                 self._spare[view] = list(spare)
                 self._changed.notify_all()
 
+    def has_work(self, view: View) -> bool:
+        """Return whether anything that a view wants waits or is being read."""
+        with self._changed:
+            return bool(self._wanted.get(view)) or any(key == view.source.key for key, _ in self._reading)
+
     def compose(self, view: View) -> None:
         """Have a view's frame brought up to date soon."""
         with self._changed:

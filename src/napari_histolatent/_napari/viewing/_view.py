@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.viewing._pyramid import Box, Tile
     from napari_histolatent._napari.viewing._source import SlideSource
 
+_WISHES = 5
 _PARENTS = 3
 """How many levels up a stand-in is looked for; beyond that the overview under the layer is as good."""
 
@@ -60,6 +61,7 @@ class View:
         self._on_fresh: Callable[[View, bool], None] | None = None
         self._overview_left = len(source.missing_overview())
         self._wanted_for: tuple[int, int, Box] | None = None
+        self._wishes = 0
         self._is_expected = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> View:
@@ -161,8 +163,11 @@ class View:
         done = (fresh or frame).exact
         missing = [tile for tile in tiles if tile not in done]
         what = (frame.key, frame.level, frame.box)
-        if missing and self._wanted_for != what:
-            self._wanted_for = what
+        if self._wanted_for != what:
+            self._wanted_for, self._wishes = what, 0
+        # Again where a tile was let go by the cache before it came here; not for ever, for a cap may be too small.
+        if missing and self._wishes < _WISHES and (self._wishes == 0 or not threads.has_work(self)):
+            self._wishes += 1
             threads.want(self, missing + self.source.missing_overview())
         elif not missing:
             threads.want(self, self.source.missing_overview(), spare=self._around(frame))
