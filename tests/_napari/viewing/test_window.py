@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -549,3 +550,15 @@ def test_a_read_that_hangs_is_told_of_and_hinders_no_other_slide(
         assert len(errors) == 1
     finally:
         go_on.set()
+
+
+def test_a_viewer_that_dies_lets_go_of_its_slides(qtbot: Any, qapp: Any, viewer: Any, tmp_path: Path) -> None:
+    before = len(threads_of_ours())
+    from napari.components import ViewerModel
+
+    model = ViewerModel()
+    show(model, PatternBackend(tmp_path / "pattern.svs"))
+    assert len(threads_of_ours()) >= max(before, 2)
+    del model
+    gc.collect()
+    qtbot.waitUntil(lambda: len(threads_of_ours()) <= before, timeout=5000)

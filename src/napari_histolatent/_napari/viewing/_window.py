@@ -86,6 +86,9 @@ class SlideWindow(QObject):
         # Weak: the viewer keeps the window, not the other way round.
         self._viewer = weakref.ref(viewer)
         self._stale: dict[View, None] = {}
+        self._bound: set[View] = set()
+        # A viewer may die with its layers in it: nobody is told of them one by one.
+        weakref.finalize(viewer, _release, self._bound)
         self._refresh_seconds = 0.0
         self._told: WeakKeyDictionary[SlideSource, dict[str, float]] = WeakKeyDictionary()
         """When a trouble was last met, of those the user was told of."""
@@ -115,6 +118,7 @@ class SlideWindow(QObject):
             view = view_of(layer)
             assert view is not None
         view.bind(layer, self._fresh.emit)
+        self._bound.add(view)
         for event in (layer.events.visible, layer.events.opacity):
             event.connect(self._match_overviews)
         self._match_overviews()
@@ -163,13 +167,11 @@ class SlideWindow(QObject):
 
     def _let_go(self, view: View) -> None:
         self._stale.pop(view, None)
-        source = view.source
+        self._keys.pop(view.source, None)
+        self._bound.discard(view)
         view.unbind()
-        if not threads.is_used(source):
-            source.drop()
-            self._keys.pop(source, None)
-            # Not here: closing waits for an opening that may hang.
-            threading.Thread(target=source.slide.close, name="histolatent-closer", daemon=True).start()
+        # Not here: closing waits for an opening that may hang.
+        threading.Thread(target=_close, args=(view.source,), name="histolatent-closer", daemon=True).start()
 
     def _remove_orphans(self) -> None:
         """Take away overviews whose slide has gone, and stop watching with the last slide."""
@@ -203,7 +205,7 @@ class SlideWindow(QObject):
             return False
         try:
             window.geometry()
-        except RuntimeError:  # of a Qt object that is no more
+        except (RuntimeError, AttributeError):  # of a Qt object that is no more
             return True
         return False
 
@@ -291,7 +293,7 @@ class SlideWindow(QObject):
         if self._is_closed():
             # By its own cross: napari then keeps the viewer with its layers, and tells nobody.
             self._watch_timer.stop()
-            for view in self._views():
+            for view in list(self._bound):
                 self._let_go(view)
             return
         threads.relieve()
@@ -314,6 +316,25 @@ class SlideWindow(QObject):
                     f"{source.slide.info.path.name}: still waiting for pixels after {waited:.0f} s, as on a slow or "
                     "lost network disk; the window stays usable, and they appear when they come."
                 )
+
+
+def _release(bound: set[View]) -> None:
+    """Let go of the views of a viewer that is no more; not here, for this may be anywhere in any thread."""
+
+    def work() -> None:
+        while bound:
+            view = bound.pop()
+            view.unbind()
+            _close(view.source)
+
+    if bound:
+        threading.Thread(target=work, name="histolatent-closer", daemon=True).start()
+
+
+def _close(source: SlideSource) -> None:
+    if not threads.is_used(source):
+        source.drop()
+        source.slide.close()
 
 
 def _is_overview(layer: Any) -> bool:
