@@ -25,7 +25,7 @@ import napari_histolatent
 from napari_histolatent import cli, slides
 from napari_histolatent._files import digest_of_file
 from napari_histolatent._pictures import open_picture, save_picture
-from napari_histolatent.annotations import Annotations, Region, write_geojson
+from napari_histolatent.annotations import Annotations, Region, read_annotations, write_annotations
 from napari_histolatent.cli import app, run_command
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
@@ -45,6 +45,7 @@ COMMANDS = [
     "region",
     "thumbnail",
     "annotations check",
+    "annotations convert",
     "extract",
     "dataset info",
     "train",
@@ -175,7 +176,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Any:
 def regions(path: Path, **classes: tuple[float, float, float, float]) -> Path:
     """Write a GeoJSON with a rectangle for each class."""
     shapes = tuple(Region(name, name, box(*corners)) for name, corners in classes.items())
-    write_geojson(path, Annotations(shapes, format="test"))
+    write_annotations(path, Annotations(shapes, format="test"))
     return path
 
 
@@ -460,17 +461,127 @@ def test_annotations_check(run: Callable[..., Outcome], tiny_slide: Path, tiny_r
     area = (310 * 520 - 80 * 80) + 300 * 520
     assert outcome.report == {
         "format": "qupath-geojson",
+        "elements": 2,
         "regions": 2,
         "holes": 1,
         "points": 0,
         "classes": {"epithelium": 1, "stroma": 1},
         "area_px": pytest.approx(area),
         "repaired": 0,
+        "repairs": [],
+        "tidied": 0,
+        "source_rings": 0,
         "dropped": 0,
         "outside": 0,
+        "partly_outside": 0,
+        "proposals": [],
         "messages": [],
     }
     assert f"{area:,} px²" in run("annotations", "check", tiny_regions).out
+
+
+def test_annotations_convert_real_asap(run: Callable[..., Outcome], folder: Path, data_dir: Path) -> None:
+    source = data_dir / "annotations/asap/camelyon16_tumor_036.xml"
+    before = source.read_bytes()
+    outcome = run("annotations", "convert", source, folder / "a.geojson", "--preset", "CAMELYON16", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    report = outcome.report
+    assert (report["elements"], report["regions"], report["holes"]) == (105, 103, 2)
+    assert report["classes"] == {"tumour": 103}
+    assert report["written"] == str(folder / "a.geojson")
+    assert report["written_format"] == "qupath-geojson"
+    assert report["repaired"] == len(report["repairs"]) > 0
+    written = read_annotations(folder / "a.geojson")
+    assert written.classes == ("tumour",)
+    assert sum(r.geometry.area for r in written.regions) == pytest.approx(report["area_px"])
+    back = run("annotations", "convert", folder / "a.geojson", folder / "b.xml")
+    assert back.code == 0
+    assert f"written to {folder / 'b.xml'} as ASAP XML" in back.out
+    again = run("annotations", "check", folder / "b.xml", "--json").report
+    assert (again["format"], again["regions"], again["holes"]) == ("asap-xml", 103 + extra_parts(written), 2)
+    assert again["area_px"] == pytest.approx(report["area_px"])
+    assert source.read_bytes() == before
+    assert sorted(v.name for v in folder.iterdir()) == ["a.geojson", "b.xml"]
+
+
+def extra_parts(annotations: Annotations) -> int:
+    """Return how many polygons a format without multipolygons writes besides the first of each region."""
+    return sum(len(region.polygons) - 1 for region in annotations.regions)
+
+
+def test_annotations_convert_with_what_can_be_chosen(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, tiny_regions: Path, data_dir: Path
+) -> None:
+    out = folder / "a.xml"
+    assert run("annotations", "convert", tiny_regions, out, "--format", "imagescope-xml").code == 0
+    assert read_annotations(out).format == "imagescope-xml"
+    options = ["--slide", tiny_slide, "--crop-to-bounds", "--scale", 0.5, "--shift", 10, 20, "--json"]
+    report = run("annotations", "convert", tiny_regions, folder / "b.geojson", *options).report
+    assert report["outside"] == 0
+    moved = read_annotations(folder / "b.geojson").regions[0].geometry
+    assert moved.bounds == (60 / 2 + 10, 60 / 2 + 20, 370 / 2 + 10, 580 / 2 + 20)
+    mask = folder / "mask.tif"
+    assert run("annotations", "convert", tiny_regions, mask, "--slide", tiny_slide).code == 0
+    assert {r.class_name: r.geometry.area for r in read_annotations(mask).regions} == {
+        "epithelium": 310 * 520 - 80 * 80,
+        "stroma": 300 * 520,
+    }
+    nuclei = data_dir / "nuclei/monuseg/TCGA-HC-7209-01A-01-TS1.xml"
+    n_source = nuclei.read_text().count("<Vertex ")
+    areas = {}
+    for rings in ("repaired", "source"):
+        assert run("annotations", "convert", nuclei, folder / "n.xml", "--rings", rings).code == 0
+        areas[rings] = (folder / "n.xml").read_text().count("<Coordinate ")
+    # Rings that were closed by a point of their own lose that one alone.
+    assert areas["repaired"] < areas["source"] <= n_source
+
+
+def test_annotations_convert_that_leaves_something_out_is_3(
+    run: Callable[..., Outcome], folder: Path
+) -> None:
+    document = {
+        "type": "MultiPolygon",
+        "coordinates": [[[[0, 0], [9, 0], [9, 9], [0, 0]]]],
+    }
+    line = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [0, 0]]]}
+    features = [{"type": "Feature", "geometry": v, "properties": {"name": "n"}} for v in (document, line)]
+    (folder / "in.geojson").write_text(json.dumps(features))
+    outcome = run("annotations", "convert", folder / "in.geojson", folder / "out.xml", "--json")
+    assert outcome.code == 3
+    assert outcome.err == "1 of 2 shapes were left out; the report names them.\n"
+    assert outcome.report["dropped"] == 1
+    assert outcome.report["messages"] == ['feature 2 "n" dropped: 2 points that differ enclose no area']
+    assert len(read_annotations(folder / "out.xml").regions) == 1
+    # A check alone leaves nothing out of anything.
+    assert run("annotations", "check", folder / "in.geojson").code == 0
+
+
+def test_annotations_check_with_a_mapping_a_scale_and_a_shift(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path
+) -> None:
+    shapes = regions(folder / "r.geojson", Tumor=(10, 10, 100, 100), other=(10, 120, 100, 150))
+    (folder / "mine.json").write_text(json.dumps({"groups": {"TUMOR": "lesion", "other": {"class": None}}}))
+    check = ["annotations", "check", shapes, "--json"]
+    assert run(*check, "--preset", "camelyon16").report["classes"] == {"other": 1, "tumour": 1}
+    report = run(*check, "--preset", folder / "mine.json").report
+    assert report["classes"] == {"lesion": 1}
+    assert "group 'other' (1 shapes) was left out, as mapping mine says" in report["messages"]
+    report = run(*check, "--slide", tiny_slide).report
+    assert [v["factor"] for v in report["proposals"]] == [4.0, 2.0]
+    assert run(*check, "--scale", 2, "--shift", 1, 1).report["area_px"] == 4 * (90 * 90 + 90 * 30)
+    assert run(*check, "--scale", 4, "--slide", tiny_slide).report["proposals"] == []
+
+
+def test_annotations_of_real_files_of_every_kind(run: Callable[..., Outcome], data_dir: Path) -> None:
+    for name, form, n in (
+        ("annotations/halo/example_holes.annotations", "halo-annotations", 6),
+        ("annotations/other/darwin_v2_103S.json", "darwin-json", 17),
+        ("annotations/other/ncrf_Tumor_030.json", "ncrf-json", 1),
+        ("nuclei/monuseg/TCGA-HT-8564-01Z-00-DX1.xml", "imagescope-xml", 249),
+    ):
+        outcome = run("annotations", "check", data_dir / name, "--json")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert (outcome.report["format"], outcome.report["regions"]) == (form, n)
 
 
 def test_extract_and_dataset_info(
@@ -697,7 +808,7 @@ def test_a_slide_without_annotations_is_left_out(
     arguments = ["--annotations", folder / "regions", "--out", folder / "ds", *EXTRACT]
     outcome = run("extract", tiny_slide, folder / "other.tiff", *arguments)
     assert outcome.code == 3
-    assert "holds no other.geojson for other.tiff" in outcome.out
+    assert "holds no annotations of other.tiff (other.xml, other.geojson, " in outcome.out
 
 
 @pytest.mark.parametrize("command", ["invert", "flip", "gradcam"])
@@ -806,7 +917,11 @@ def test_annotations_outside_the_slide(
         tmp_path_factory.mktemp("r") / "r.geojson", a=(9000, 0, 9100, 90), b=(9000, 100, 9100, 190)
     )
     words = "All 2 regions lie outside tiny.tiff (768 x 640 px): the first starts at x=9000, y=0"
-    assert words in run("annotations", "check", shapes, "--slide", tiny_slide).refusal
+    outcome = run("annotations", "check", shapes, "--slide", tiny_slide)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"Error: {words}")
+    assert "outside the slide 2" in outcome.out
+    assert run("annotations", "check", shapes, "--slide", tiny_slide, "--json").report["outside"] == 2
     cut = ["extract", tiny_slide, "--annotations", shapes, "--out", folder / "ds", *EXTRACT]
     assert words in run(*cut).refusal
     assert list(folder.iterdir()) == []
@@ -882,7 +997,26 @@ def test_a_device_that_is_not_there(
         (["region", "SLIDE", "--xy", 0, 0, "--size", 0, 9, "--level", 0, "--out", "OUT"], "is empty"),
         (["region", "SLIDE", "--xy", 0, 0, "--size", 9, 9, "--level", 7, "--out", "OUT"], "has no level 7"),
         (["annotations", "check", "nowhere"], "nowhere does not exist"),
-        (["annotations", "check", "SLIDE"], "is not GeoJSON"),
+        (["annotations", "check", "SLIDE"], "is a TIFF that is no label mask"),
+        (["annotations", "check", "REGIONS", "--preset", "nobody"], "There is no class mapping 'nobody'"),
+        (["annotations", "check", "REGIONS", "--scale", 0], "--scale 0 --shift 0 0 is not possible"),
+        (["annotations", "check", "REGIONS", "--scale", "nan"], "is not possible"),
+        (["annotations", "check", "REGIONS", "--shift", 1, "inf"], "is not possible"),
+        (["annotations", "check", "nowhere.xml", "--slide", "nowhere.svs"], "nowhere.svs does not exist"),
+        (["annotations", "convert", "REGIONS", "OUT"], "The suffix of out tells no format"),
+        (["annotations", "convert", "REGIONS", "OUT.svg"], "tells no format; name the file with one of"),
+        (
+            ["annotations", "convert", "REGIONS", "OUT.xml", "--format", "halo"],
+            "no format that can be written",
+        ),
+        (["annotations", "convert", "REGIONS", "OUT.xml", "--rings", "wedding"], "neither 'repaired' nor"),
+        (
+            ["annotations", "convert", "REGIONS", "OUT.xml", "--crop-to-bounds"],
+            "needs the slide whose bounds",
+        ),
+        (["annotations", "convert", "REGIONS", "OUT.ndpa"], "mean nothing without their slide"),
+        (["annotations", "convert", "REGIONS", "OUT.csv"], "A table of points cannot hold the 2 areas"),
+        (["annotations", "convert", "REGIONS", "REGIONS"], "is the file the regions were imported from"),
         (["dataset", "info", "nowhere"], "is not a patch dataset"),
         (["train", "nowhere", "--out", "OUT"], "is not a patch dataset"),
         (["train", "DATASET", "--out", "OUT", "--preset", "grand"], "no preset named 'grand'"),

@@ -11,6 +11,7 @@ from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygo
 from napari_histolatent.annotations import (
     Annotations,
     Region,
+    Repair,
     check_annotations,
     read_annotations,
     require_on_slide,
@@ -51,19 +52,36 @@ def test_everything_is_counted() -> None:
         ("mark", MultiPoint([(1, 1), (2, 2)])),
         ("cut", LineString([(0, 0), (1, 1)])),
     )
-    check = check_annotations(replace(annotations, repaired=3, dropped=4, messages=("feature 7 dropped",)))
+    repair = Repair("feature 3", 0.0, 50.0)
+    given = replace(
+        annotations, elements=10, repairs=(repair,), tidied=2, dropped=4, messages=("feature 7 dropped",)
+    )
+    check = check_annotations(given)
     assert json.loads(json.dumps(check.to_json())) == {
         "format": "test",
+        "elements": 10,
         "regions": 6,
         "holes": 4,
         "points": 2,
         "classes": {"cut": 1, "mark": 2, "stroma": 1, "tumour": 2},
         "area_px": 95 + 195 + 100,
-        "repaired": 3,
+        "repaired": 1,
+        "repairs": [{"where": "feature 3", "area_before_px": 0.0, "area_after_px": 50.0}],
+        "tidied": 2,
+        "source_rings": 0,
         "dropped": 4,
         "outside": 0,
+        "partly_outside": 0,
+        "proposals": [],
         "messages": ["feature 7 dropped"],
     }
+    assert check.lines == [
+        "test: 10 shapes read, 6 regions with 4 holes, 2 points, 390 px²",
+        "classes: 1 cut, 2 mark, 1 stroma, 2 tumour",
+        "repaired 1, tidied 2, dropped 4, outside the slide 0",
+        "feature 3 repaired: area 0 px² before, 50 px² after",
+        "feature 7 dropped",
+    ]
 
 
 def test_regions_beyond_the_slide_are_counted_and_named() -> None:
@@ -74,7 +92,7 @@ def test_regions_beyond_the_slide_are_counted_and_named() -> None:
         ("mark", Point(-5, 10)),
     )
     check = check_annotations(annotations, SLIDE)
-    assert check.outside == 2
+    assert (check.outside, check.partly_outside) == (2, 1)
     assert check.messages == (
         "region id2 (beyond) lies outside the slide: it starts at x=1200, y=900, the slide ends at x=1000, y=800",
         "region id3 (mark) lies outside the slide: it starts at x=-5, y=10, the slide ends at x=1000, y=800",

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from shapely.geometry import box
 
-from napari_histolatent.annotations import Annotations, Region, read_annotations, write_geojson
+from napari_histolatent.annotations import Annotations, Region, read_annotations, write_annotations
 from napari_histolatent.errors import AnnotationError, DatasetError, SlideError, UserError
 from napari_histolatent.patches import (
     SPLITS,
@@ -58,7 +58,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory, tiny_regions: Path) -> list
 
 def regions(tmp_path: Path, *shapes: tuple[str, tuple[float, float, float, float]]) -> Path:
     path = tmp_path / "regions.geojson"
-    write_geojson(
+    write_annotations(
         path,
         Annotations(
             tuple(Region(str(i), name, box(*v)) for i, (name, v) in enumerate(shapes)), format="test"
@@ -552,6 +552,12 @@ def test_a_file_of_annotations_is_taken_as_it_is(tmp_path: Path) -> None:
         (["a.json"], "a.json"),
         (["a.json", "a.geojson"], "a.geojson"),
         (["b.geojson", "a.json"], "a.json"),
+        (["a.xml"], "a.xml"),
+        (["a.xml", "a.annotations"], "a.xml"),
+        (["a.annotations"], "a.annotations"),
+        (["a.ndpa"], "a.ndpa"),
+        (["a.tif"], "a.tif"),
+        (["a.csv"], "a.csv"),
     ],
 )
 def test_in_a_folder_the_name_of_the_slide_counts(tmp_path: Path, files: list[str], expected: str) -> None:
@@ -563,6 +569,15 @@ def test_in_a_folder_the_name_of_the_slide_counts(tmp_path: Path, files: list[st
 def test_a_folder_without_the_slides_annotations(tmp_path: Path) -> None:
     (tmp_path / "b.geojson").write_text("{}")
     with pytest.raises(
-        AnnotationError, match=r"holds no a\.geojson for a\.svs; add it or leave the slide out\."
+        AnnotationError,
+        match=r"holds no annotations of a\.svs \(a\.xml, a\.geojson, .*\); add them or leave the slide out\.",
     ):
         annotations_for(Path("a.svs"), tmp_path)
+
+
+def test_a_slide_is_not_its_own_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"II*\0")
+    with pytest.raises(AnnotationError, match=r"holds no annotations of a\.tif"):
+        annotations_for(tmp_path / "a.tif", tmp_path)
+    (tmp_path / "a.geojson").write_text("{}")
+    assert annotations_for(tmp_path / "a.tif", tmp_path) == tmp_path / "a.geojson"

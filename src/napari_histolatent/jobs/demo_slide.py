@@ -12,7 +12,7 @@ import pooch
 from shapely.geometry import box
 
 from napari_histolatent._files import data_folder
-from napari_histolatent.annotations import Annotations, Region, write_geojson
+from napari_histolatent.annotations import Annotations, Region, write_annotations
 from napari_histolatent.errors import UserError
 from napari_histolatent.slides import open_slide, write_synthetic_slide
 
@@ -75,7 +75,7 @@ def _default(folder: Path) -> DemoInput:
         slide = folder / "SYNTHETIC-slide.tif"
         regions = folder / "SYNTHETIC-slide.geojson"
         write_synthetic_slide(slide)
-        write_geojson(regions, drawn_regions(slide))
+        write_annotations(regions, drawn_regions(slide))
         reason = f"{type(error).__name__}"
         return DemoInput(
             slide,

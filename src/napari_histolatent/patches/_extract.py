@@ -14,7 +14,7 @@ import zarr
 
 import napari_histolatent
 from napari_histolatent._files import replacing, write_json
-from napari_histolatent.annotations import read_annotations
+from napari_histolatent.annotations import FORMATS, read_annotations
 from napari_histolatent.errors import AnnotationError, DatasetError, SlideError, UserError, writing_to
 from napari_histolatent.patches._dataset import FORMAT_VERSION, INDEX_FILE, PIXELS_FOLDER, SETTINGS_FILE
 from napari_histolatent.patches._grid import plan_grid
@@ -183,12 +183,12 @@ def _plan(sources: Sequence[SlideSource], spec: GridSpec) -> tuple[list[_Planned
     errors: list[UserError] = []
     for source in sources:
         try:
-            annotations = read_annotations(source.annotations)
             slide = open_slide(source.slide, mpp=source.mpp)
         except UserError as error:
             errors.append(error)
             continue
         try:
+            annotations = read_annotations(source.annotations, slide=slide.info)
             grid = plan_grid(slide, annotations, tissue_mask(slide), spec).labelled()
         except UserError as error:
             slide.close()
@@ -379,7 +379,7 @@ def _index_table(planned: Sequence[_Planned], classes: tuple[str, ...]) -> pa.Ta
 
 
 def annotations_for(slide: Path, annotations: Path) -> Path:
-    """Return the annotation file of a slide: the path itself, or in a folder the GeoJSON of the slide's name.
+    """Return the annotation file of a slide: the path itself, or in a folder the one of the slide's name.
 
     Raises
     ------
@@ -388,9 +388,11 @@ def annotations_for(slide: Path, annotations: Path) -> Path:
     """
     if not annotations.is_dir():
         return annotations
-    for suffix in (".geojson", ".json"):
-        candidate = annotations / f"{slide.stem}{suffix}"
-        if candidate.is_file():
+    suffixes = list(dict.fromkeys(suffix for known in FORMATS for suffix in known.suffixes))
+    # A mask beside its slide may have the slide's own name.
+    names = [f"{slide.stem}{suffix}" for suffix in suffixes]
+    for candidate in (annotations / name for name in names):
+        if candidate.is_file() and not (slide.exists() and candidate.samefile(slide)):
             return candidate
-    msg = f"{annotations} holds no {slide.stem}.geojson for {slide.name}; add it or leave the slide out."
+    msg = f"{annotations} holds no annotations of {slide.name} ({', '.join(names)}); add them or leave the slide out."
     raise AnnotationError(msg)

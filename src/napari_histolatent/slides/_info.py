@@ -46,6 +46,8 @@ class SlideInfo:
     notes: tuple[str, ...] = ()
     """What a user should know of how it was read: a plane that was chosen, a window of brightness."""
     url: str | None = None
+    offset_from_centre_nm: tuple[float, float] | None = None
+    """Of a Hamamatsu scan: where its middle lies, seen from the middle of the glass. NDPA counts from there."""
 
     @property
     def location(self) -> str:

@@ -212,6 +212,7 @@ def _info_of(handle: openslide.OpenSlide, path: Path, reason: str) -> SlideInfo:
         backend_reason=reason,
         objective_power=_positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         has_icc_profile="openslide.icc-size" in properties,
+        offset_from_centre_nm=_offset_of(properties),
         notes=tuple(notes),
     )
 
@@ -244,6 +245,15 @@ def _bounds_of(properties: Mapping[str, str], level0: Level) -> tuple[int, int, 
         x, y, width, height = (int(properties[key]) for key in keys)
         return x, y, width, height
     return 0, 0, level0.width_px, level0.height_px
+
+
+def _offset_of(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """Return where a Hamamatsu scan's middle lies on the glass, in nm; it writes so under a name of its own."""
+    texts = [properties.get(f"hamamatsu.{axis}OffsetFromSlideCentre", "") for axis in "XY"]
+    try:
+        return float(texts[0]), float(texts[1])
+    except ValueError:
+        return None
 
 
 def _background_of(properties: Mapping[str, str]) -> tuple[int, int, int]:
