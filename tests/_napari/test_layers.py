@@ -14,7 +14,6 @@ from napari_histolatent._napari._layers import (
     heatmap_layer,
     level0_of,
     placement,
-    regions_layer,
     slide_layer,
     tile_layer,
     um_per_px,
@@ -25,7 +24,7 @@ from napari_histolatent.explain import Heatmap
 from napari_histolatent.jobs.tiles import Tile, cut_tile
 from napari_histolatent.latent import LatentPoint
 from napari_histolatent.slides import Level, SlideInfo
-from tests._napari.helpers import add
+from tests._napari.helpers import add, classes_of, regions_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,7 +275,7 @@ def test_a_ring_through_the_holes_has_the_area_of_the_polygon(
     outer: list[tuple[float, float]], holes: list[Any]
 ) -> None:
     polygon = Polygon(outer, holes)
-    (ring,), _, _ = regions_layer(annotations_of(("a", polygon)), info_of(None))
+    (ring,) = regions_layer(annotations_of(("a", polygon)), info_of(None)).data
     assert Polygon(ring).area == pytest.approx(polygon.area)
     corners = {(float(column), float(row)) for row, column in ring + 0.5}
     assert corners == {tuple(map(float, point)) for part in (outer, *holes) for point in part}
@@ -293,10 +292,12 @@ def test_each_part_of_a_region_is_a_shape_of_its_class(viewer: Any) -> None:
     )
     layer = add(viewer, regions_layer(annotations, info_of((0.5, 0.5)), name="mine"))
     assert layer.name == "mine"
-    assert list(layer.features["class"]) == ["tumour", "tumour", "stroma"]
-    assert list(layer.features["id"]) == ["r0", "r0", "r1"]
+    assert list(layer.features["class"]) == ["tumour", "tumour", "stroma", "mark", "cut"]
+    assert list(layer.features["id"]) == ["r0", "r0", "r1", "r2", "r3"]
+    assert layer.shape_type == ["polygon", "polygon", "polygon", "ellipse", "path"]
     assert layer.edge_color[0] == pytest.approx([1, 0, 0.2, 1])
-    assert layer.edge_color[2] == pytest.approx([*(v / 255 for v in annotations.color_of("stroma")), 1])
+    (stroma,) = [item for item in classes_of(annotations) if item.name == "stroma"]
+    assert layer.edge_color[2] == pytest.approx([*(v / 255 for v in stroma.color), 1])
     assert layer.face_color[0][:3] == pytest.approx([1, 0, 0.2])
     assert 0 < layer.face_color[0][3] < 0.3, "the tissue shines through"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
-from napari_histolatent._napari._layers import _keyhole
+from napari_histolatent._napari.regions._outlines import _keyhole
 
 
 def circle(radius: float, points: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from napari_histolatent._napari._session import session_of
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.jobs.tiles import Tile, cut_tile
 from napari_histolatent.slides import open_slide, write_synthetic_slide
-from tests._napari.helpers import add
+from tests._napari.helpers import add, give_regions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def test_a_session_dies_with_its_viewer(slide: Slide, tiny_regions: Path) -> Non
     viewer = ViewerModel()
     add(viewer, slide_layer(slide))
     session = session_of(PublicOnlyProxy(viewer))
-    session.set_annotations(slide, read_annotations(tiny_regions), tiny_regions)
+    give_regions(viewer, slide, read_annotations(tiny_regions))
     session.add_to_tray(tile_of("a"))
     ends = weakref.ref(session), weakref.ref(viewer)
     del session, viewer
@@ -152,21 +152,25 @@ def test_regions_belong_to_their_slide(
     session, annotations = session_of(viewer), read_annotations(tiny_regions)
     below = add(viewer, slide_layer(slide))
     add(viewer, slide_layer(other_slide))
-    session.set_annotations(slide, annotations, tiny_regions)
+    give_regions(viewer, slide, annotations)
     assert session.annotations() is None, "the slide on top has none"
-    assert session.annotation_file() is None
+    assert session.regions_note() == ""
     viewer.layers.selection.active = below
-    assert session.annotations() is annotations
-    assert session.annotation_file() == tiny_regions
+    assert session.annotations().regions == annotations.regions
+    assert session.annotations() is session.annotations(), "nothing is copied as long as nothing changes"
+    assert session.regions_note() == "2 regions: 1 epithelium, 1 stroma"
 
 
-def test_each_change_is_told_once(viewer: Any, slide: Slide, tiny_regions: Path, tmp_path: Path) -> None:
+def test_each_change_is_told_once(
+    qtbot: Any, viewer: Any, slide: Slide, tiny_regions: Path, tmp_path: Path
+) -> None:
     session = session_of(viewer)
     told: list[Any] = []
     session.annotations_changed.connect(lambda: told.append("annotations"))
     session.tray_changed.connect(lambda: told.append(len(session.tray)))
     session.dataset_changed.connect(told.append)
-    session.set_annotations(slide, read_annotations(tiny_regions), tiny_regions)
+    give_regions(viewer, slide, read_annotations(tiny_regions))
+    qtbot.waitUntil(lambda: told == ["annotations"], timeout=5_000)
     session.add_to_tray(tile_of("a"))
     session.add_to_tray(tile_of("b"))
     session.remove_from_tray(0)

@@ -13,10 +13,13 @@ from napari_histolatent._napari import show_demo as module
 from napari_histolatent._napari._layers import KEY
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari.show_demo import add_demo_layers, show_demo
+from napari_histolatent._napari.regions import is_regions_layer
+from napari_histolatent.annotations import read_annotations
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.tiles import cut_tile
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.training.load import load_classifier, load_generator
+from tests._napari.helpers import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +49,13 @@ def result(
     )
 
 
-def test_a_demo_is_shown_in_layers(viewer: Any, result: Any) -> None:
+def test_a_demo_is_shown_in_layers(qtbot: Any, viewer: Any, result: Any) -> None:
     add_demo_layers(viewer, result)
-    names = [layer.name for layer in viewer.layers]
-    assert names[:3] == ["tiny.tiff overview", "tiny.tiff", "regions"]
-    assert names[3].startswith("patches (every ")
-    assert names[4:] == [
+    settled(qtbot, session_of(viewer).regions())
+    names = [layer.name for layer in viewer.layers if not is_regions_layer(layer)]
+    assert names[:2] == ["tiny.tiff overview", "tiny.tiff"]
+    assert names[2].startswith("patches (every ")
+    assert names[3:] == [
         "SYNTHETIC reconstruction",
         "SYNTHETIC flip",
         "Grad-CAM tile",
@@ -59,7 +63,9 @@ def test_a_demo_is_shown_in_layers(viewer: Any, result: Any) -> None:
         "Grad-CAM flip",
     ]
     hidden = {layer.name for layer in viewer.layers if not layer.visible}
-    assert hidden == {names[3], "Grad-CAM tile", "Grad-CAM reconstruction"}
+    assert hidden == {names[2], "Grad-CAM tile", "Grad-CAM reconstruction"}
+    (regions,) = [layer for layer in viewer.layers if is_regions_layer(layer)]
+    assert list(regions.features["class"]) == ["epithelium", "stroma"]
     assert len({tuple(str(unit) for unit in layer.units) for layer in viewer.layers}) == 1
 
 
@@ -77,12 +83,15 @@ def test_patches_of_the_demo_lie_where_they_were_cut(viewer: Any, result: Any) -
     assert corners.max(0) - corners.min(0) == pytest.approx([height, width])
 
 
-def test_the_docks_go_on_with_what_the_demo_made(viewer: Any, result: Any, tiny_regions: Path) -> None:
+def test_the_docks_go_on_with_what_the_demo_made(
+    qtbot: Any, viewer: Any, result: Any, tiny_regions: Path
+) -> None:
     add_demo_layers(viewer, result)
     session = session_of(viewer)
+    settled(qtbot, session.regions())
     assert session.slide().info.path == result.source.slide
     assert session.annotations().classes == ("epithelium", "stroma")
-    assert session.annotation_file() == tiny_regions
+    assert session.annotations().regions == read_annotations(tiny_regions).regions
     assert session.dataset == result.out / "dataset"
 
 

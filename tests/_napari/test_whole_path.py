@@ -17,7 +17,7 @@ from qtpy.QtGui import QDropEvent
 
 from napari_histolatent._napari._layers import world_of
 from napari_histolatent._napari._session import session_of
-from napari_histolatent.annotations import write_geojson
+from napari_histolatent.annotations import write_annotations
 from napari_histolatent.jobs.demo_slide import drawn_regions, shipped_regions
 from napari_histolatent.jobs.follow import stop
 from napari_histolatent.runs import ENDED, Run, known_runs
@@ -47,7 +47,7 @@ def place(request, tmp_path):
     except pytest.skip.Exception:
         slide, regions = tmp_path / "SYNTHETIC.svs", tmp_path / "SYNTHETIC.geojson"
         write_synthetic_slide(slide)
-        write_geojson(regions, drawn_regions(slide))
+        write_annotations(regions, drawn_regions(slide))
         return Place(slide, regions, 0.5, (500.5, 700.5), (1000.5, 700.5))
     return Place(slide, shipped_regions(), 0.499, (1200.5, 1900.5), (1550.5, 2300.5))
 

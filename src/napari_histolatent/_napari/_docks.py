@@ -8,6 +8,8 @@ from napari_histolatent._napari.widgets.edit_binding import EditBinding
 from napari_histolatent._napari.widgets.edit_view import EditView
 from napari_histolatent._napari.widgets.patches_binding import PatchesBinding
 from napari_histolatent._napari.widgets.patches_view import PatchesView
+from napari_histolatent._napari.widgets.regions_binding import RegionsBinding
+from napari_histolatent._napari.widgets.regions_view import RegionsView
 from napari_histolatent._napari.widgets.slide_binding import SlideBinding
 from napari_histolatent._napari.widgets.slide_view import SlideView
 from napari_histolatent._napari.widgets.train_binding import TrainBinding
@@ -20,6 +22,14 @@ class SlideDock(SlideView):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.binding = SlideBinding(napari_viewer, self)
+
+
+class RegionsDock(RegionsView):
+    """Draw, import, edit and export the regions of the current slide."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.binding = RegionsBinding(napari_viewer, self)
 
 
 class PatchesDock(PatchesView):

@@ -10,8 +10,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
-from shapely.geometry.polygon import orient
 
 from napari_histolatent._napari.viewing import SlideSource, levels_of, reader_threads
 from napari_histolatent.explain import translucent
@@ -20,9 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from shapely.geometry import Polygon
 
-    from napari_histolatent.annotations import Annotations
     from napari_histolatent.explain import Heatmap
     from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.slides import Slide, SlideInfo
@@ -38,7 +34,8 @@ def um_per_px(info: SlideInfo) -> tuple[float, float]:
     return info.mpp_y or 1.0, info.mpp_x or 1.0
 
 
-def _space(info: SlideInfo) -> dict[str, Any]:
+def space_of(info: SlideInfo) -> dict[str, Any]:
+    """Return scale and units of a layer in level-0 pixels."""
     unit = "um" if info.mpp_x else "pixel"
     return {"scale": um_per_px(info), "units": (unit, unit)}
 
@@ -87,7 +84,7 @@ def slide_layers(slide: Slide, *, overview_seconds: float = math.inf) -> list[La
         "cache": False,
         "contrast_limits": (0, 255),
         "metadata": {KEY: {"role": "slide", **info.to_json()}},
-        **_space(info),
+        **space_of(info),
     }
     return [(source.overview, overview, "image"), (levels_of(source), options, "image")]
 
@@ -113,48 +110,25 @@ def set_pixel_size(viewer: Any, slide: Slide, mpp: float | None) -> None:
         if isinstance(ours, dict) and info.digest in (ours.get("slide_digest"), ours.get("digest")):
             layer.scale = np.asarray(layer.scale) * factors
             layer.translate = np.asarray(layer.translate) * factors
-            layer.units = _space(info)["units"]
+            layer.units = space_of(info)["units"]
             if ours.get("role") == "slide":
                 own = getattr(layer.data[0], "slide", slide).info  # a copy of the file lies elsewhere
                 layer.metadata[KEY] = {"role": "slide", **own.to_json()}
 
 
-def regions_layer(annotations: Annotations, info: SlideInfo, *, name: str = "regions") -> LayerData:
-    """Return the outlines of the regions in their classes' colours."""
-    rings, classes, ids = [], [], []
-    for region in annotations.regions:
-        for polygon in region.polygons:
-            rings.append(_keyhole(polygon))
-            classes.append(region.class_name)
-            ids.append(region.id)
-    colors = np.array([annotations.color_of(name) for name in classes]).reshape(-1, 3) / 255
-    options = {
-        "name": name,
-        "shape_type": "polygon",
-        "edge_color": np.column_stack([colors, np.ones(len(colors))]),
-        "face_color": np.column_stack([colors, np.full(len(colors), 0.08)]),
-        "edge_width": max(info.width_px, info.height_px) / 350,
-        "features": {"class": classes, "id": ids},
-        "metadata": {KEY: {"role": "regions", "slide_digest": info.digest}},
-        **_space(info),
-    }
-    return rings, options, "shapes"
+def points_of(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return continuous level-0 points (x, y) as (row, column) of a layer in level-0 pixels; shape (n, 2)."""
+    return np.asarray(xy, np.float64)[:, ::-1] - 0.5
 
 
-def _keyhole(polygon: Polygon) -> NDArray[np.float64]:
-    """Return one (row, column) ring that runs through the holes: napari's polygons have no holes of their own."""
-    # Holes have to run against the outline, or the ring crosses itself; files turn them either way.
-    polygon = orient(polygon)
-    points = np.asarray(polygon.exterior.coords)[:, :2]  # some files add a z
-    for hole in polygon.interiors:
-        ring = np.asarray(hole.coords)[:, :2]
-        # Bridge where the two rings are nearest, so that the seam is short.
-        distances, nearest = cKDTree(points).query(ring[:-1])
-        start = int(distances.argmin())
-        at = int(nearest[start])
-        turned = np.vstack([np.roll(ring[:-1], -start, axis=0), ring[start]])
-        points = np.vstack([points[: at + 1], turned, points[at:]])
-    return points[:-1, ::-1] - 0.5
+def xy_of(points: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (row, column) of a layer in level-0 pixels as continuous level-0 points (x, y); shape (n, 2)."""
+    return np.asarray(points, np.float64)[:, -2:][:, ::-1] + 0.5
+
+
+def width_on_canvas(viewer: Any, info: SlideInfo, *, canvas_px: float) -> float:
+    """Return how many level-0 pixels are so many pixels of the canvas at the present zoom."""
+    return canvas_px / float(max(viewer.scene.camera.zoom, 1e-9) * um_per_px(info)[1])
 
 
 def boxes_layer(
@@ -176,7 +150,7 @@ def boxes_layer(
         "face_color": "transparent",
         "edge_width": max(1.0, max(info.width_px, info.height_px) / 900),
         "metadata": {KEY: {"role": role, "slide_digest": info.digest}},
-        **_space(info),
+        **space_of(info),
     }
     return data, options, "shapes"
 
@@ -192,7 +166,7 @@ def placement(
     return {
         "scale": (step_y * scale_y, step_x * scale_x),
         "translate": world_of((left + step_x / 2, top + step_y / 2), info),
-        "units": _space(info)["units"],
+        "units": space_of(info)["units"],
     }
 
 

@@ -14,6 +14,7 @@ from qtpy.QtCore import QEventLoop, QObject, QThread, QTimer, Signal
 from qtpy.QtWidgets import QApplication
 
 from napari_histolatent._napari._layers import KEY, slide_layers
+from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._settings import apply_cache_cap
 from napari_histolatent._napari.viewing import add_slide, attach
 from napari_histolatent.errors import UserError
@@ -159,6 +160,7 @@ def layers_of(result: Opened) -> list[LayerData]:
 def prepare(viewer: Any) -> None:
     """Have a viewer look after slides, and show their size: one without a scale bar says nothing of it."""
     attach(viewer)
+    session_of(viewer)  # brings back the regions that were drawn on a slide before
     apply_cache_cap()
     viewer.canvas.overlays.scale_bar.visible = True
 

@@ -6,10 +6,14 @@ import weakref
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import shapely
 from psygnal import Signal
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
 
 from napari_histolatent._napari._layers import KEY
-from napari_histolatent.annotations import check_annotations
+from napari_histolatent._napari.regions import SlideRegions, is_regions_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +36,8 @@ class Session:
     def __init__(self, viewer: Any) -> None:
         # Weak: the viewer keeps the session, not the other way round.
         self._viewer = weakref.ref(viewer)
-        self._annotations: dict[str, Annotations] = {}
-        self._annotation_files: dict[str, Path] = {}
-        self._regions_notes: dict[str, str] = {}
+        self._is_looking = False
+        self._regions: dict[str, SlideRegions] = {}
         self._tray: list[Tile] = []
         self._dataset: Path | None = None
 
@@ -51,31 +54,83 @@ class Session:
         slide: Slide = layer.data[0].slide
         return slide
 
-    def annotations(self) -> Annotations | None:
+    # Regions
+
+    def look_after(self) -> None:
+        """Have the regions of each slide come and go with it. Once is enough; needs a Qt application."""
+        viewer = self._viewer()
+        if self._is_looking or viewer is None:
+            return
+        self._is_looking = True
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
+        QApplication.instance().aboutToQuit.connect(self.close)
+        weakref.finalize(viewer, _close_all, self._regions)
+        for layer in slide_layers_of(viewer):
+            self.regions_of(layer.data[0].slide)
+
+    def close(self) -> None:
+        """Write what is not on the disk yet, and let go of the regions of all slides."""
+        _close_all(self._regions)
+
+    def regions_of(self, slide: Slide) -> SlideRegions:
+        """Return the regions of a slide."""
+        digest = slide.info.digest
+        if digest not in self._regions:
+            regions = SlideRegions(self._viewer(), slide)
+            regions.changed.connect(self.annotations_changed.emit)
+            self._regions[digest] = regions
+        return self._regions[digest]
+
+    def regions(self) -> SlideRegions | None:
         """Return the regions of the current slide."""
+        slide = self.slide()
+        return self.regions_of(slide) if slide is not None else None
+
+    def annotations(self) -> Annotations | None:
+        """Return the regions of the current slide as they are now, or None if it has none."""
         slide = self.slide()
         return self.annotations_of(slide) if slide else None
 
     def annotations_of(self, slide: Slide) -> Annotations | None:
-        """Return the regions of a slide."""
-        return self._annotations.get(slide.info.digest)
+        """Return the regions of a slide as they are now, or None if it has none."""
+        regions = self._regions.get(slide.info.digest)
+        return regions.annotations() if regions is not None else None
 
     def regions_note(self) -> str:
-        """Return what the current slide's regions hold, in words."""
+        """Return what the current slide's regions are, in words."""
         slide = self.slide()
-        return self._regions_notes.get(slide.info.digest, "") if slide else ""
+        regions = self._regions.get(slide.info.digest) if slide else None
+        if regions is None or not regions.document.regions:
+            return ""
+        counts = regions.document.counts_and_areas(None)
+        classes = ", ".join(f"{n} {name}" for name, (n, _) in counts.items() if n)
+        outside = _n_outside(regions) if not regions.is_many else 0
+        beyond = f"; {outside} outside the slide" if outside else ""
+        return f"{len(regions.document.regions)} regions: {classes}{beyond}"
 
-    def annotation_file(self) -> Path | None:
-        """Return the file that the current slide's regions came from."""
-        slide = self.slide()
-        return self._annotation_files.get(slide.info.digest) if slide else None
+    def _on_inserted(self, event: Any) -> None:
+        if _role(event.value) == "slide":
+            self.regions_of(event.value.data[0].slide)
 
-    def set_annotations(self, slide: Slide, annotations: Annotations, file: Path) -> None:
-        """Take the regions of a slide."""
-        self._annotations[slide.info.digest] = annotations
-        self._annotation_files[slide.info.digest] = file
-        # Once: it goes over every region, and the note is asked for at each change of the layers.
-        self._regions_notes[slide.info.digest] = _described(annotations, slide)
+    def _on_removed(self, event: Any) -> None:
+        for regions in list(self._regions.values()):
+            regions.on_layer_removed(event.value)
+        if _role(event.value) == "slide":
+            # Not at once: napari is in the middle of telling everybody, and a layer that is moved is put back.
+            QTimer.singleShot(0, self._let_go)
+
+    def _let_go(self) -> None:
+        """Close the regions of slides that are gone, and take their layers away."""
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        there = {layer.data[0].slide.info.digest for layer in slide_layers_of(viewer)}
+        for digest in [digest for digest in self._regions if digest not in there]:
+            self._regions.pop(digest).close()
+            for layer in list(viewer.layers):
+                if is_regions_layer(layer) and layer.metadata[KEY]["slide_digest"] == digest:
+                    viewer.layers.remove(layer)
         self.annotations_changed.emit()
 
     @property
@@ -104,11 +159,17 @@ class Session:
         self.dataset_changed.emit(str(path))
 
 
-def _described(annotations: Annotations, slide: Slide) -> str:
-    checked = check_annotations(annotations, slide.info)
-    classes = ", ".join(f"{n} {name}" for name, n in checked.classes.items())
-    outside = f"; {checked.outside} outside the slide" if checked.outside else ""
-    return f"{checked.regions} regions: {classes}{outside}"
+def _close_all(regions: dict[str, SlideRegions]) -> None:
+    while regions:
+        regions.popitem()[1].close()
+
+
+def _n_outside(regions: SlideRegions) -> int:
+    info = regions.slide.info
+    extent = shapely.box(0, 0, info.width_px, info.height_px)
+    shapely.prepare(extent)
+    geometries = np.array([region.geometry for region in regions.document.regions.values()], object)
+    return int((~shapely.intersects(extent, geometries)).sum())
 
 
 def _role(layer: Any) -> str | None:
@@ -130,4 +191,6 @@ def session_of(viewer: Any) -> Session:
     viewer = getattr(viewer, "__wrapped__", viewer)
     if viewer not in _sessions:
         _sessions[viewer] = Session(viewer)
+        if QApplication.instance() is not None:
+            _sessions[viewer].look_after()
     return _sessions[viewer]

@@ -9,7 +9,6 @@ import napari
 from napari_histolatent._napari._layers import (
     boxes_layer,
     heatmap_layer,
-    regions_layer,
     slide_layers,
     tile_layer,
 )
@@ -53,7 +52,6 @@ def add_demo_layers(viewer: Any, result: DemoResult) -> None:
     ]
     colors = [annotations.color_of(columns["label"][i]) for i in rows]
     layers = [
-        regions_layer(annotations, slide.info),
         boxes_layer(boxes, slide.info, name=f"patches (every {step}th)", colors=colors, role="patches"),
     ]
     search = result.searches["real"]
@@ -71,5 +69,7 @@ def add_demo_layers(viewer: Any, result: DemoResult) -> None:
         hidden = options["name"].startswith(("patches", "Grad-CAM tile", "Grad-CAM reconstruction"))
         getattr(viewer, f"add_{kind}")(data, visible=not hidden, **options)
     viewer.canvas.overlays.scale_bar.visible = True
-    session.set_annotations(slide, annotations, result.source.annotations)
+    session.regions_of(slide).take_in(
+        annotations, f"Import {result.source.annotations.name}", in_place_of=None
+    )
     session.set_dataset(result.out / "dataset")

@@ -16,6 +16,7 @@ from napari_histolatent._files import digest_of_file
 from napari_histolatent._napari._editing import Models
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
 from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari.regions import is_regions_layer
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets import edit_binding
 from napari_histolatent._napari.widgets.edit_binding import EditBinding
@@ -25,7 +26,7 @@ from napari_histolatent.errors import UserError
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.tiles import cut_tile
 from napari_histolatent.runs._index import remember
-from tests._napari.helpers import add, click
+from tests._napari.helpers import add, click, give_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def binding(proxy: Any, view: EditView) -> Iterator[EditBinding]:
 def shown(viewer: Any, slide: Slide, tiny_regions: Path) -> Any:
     """The layer of `slide`, whose regions are in the session."""
     layer = add(viewer, slide_layer(slide))
-    session_of(viewer).set_annotations(slide, read_annotations(tiny_regions), tiny_regions)
+    give_regions(viewer, slide, read_annotations(tiny_regions))
     return layer
 
 
@@ -96,7 +97,8 @@ def search(qtbot: Any, binding: EditBinding) -> None:
 
 
 def names(viewer: Any) -> set[str]:
-    return {layer.name for layer in viewer.layers}
+    """What is shown beside the slide's regions."""
+    return {layer.name for layer in viewer.layers if not is_regions_layer(layer)}
 
 
 def choose(box: Any, index: int) -> None:

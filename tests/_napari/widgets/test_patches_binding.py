@@ -20,7 +20,7 @@ from napari_histolatent.annotations import read_annotations
 from napari_histolatent.errors import DatasetError
 from napari_histolatent.patches import GridSpec, PatchDataset
 from napari_histolatent.slides import open_slide, write_synthetic_slide
-from tests._napari.helpers import add, click
+from tests._napari.helpers import add, click, give_regions, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +58,7 @@ def shown(viewer: Any, slide: Slide) -> Any:
 @pytest.fixture
 def with_regions(viewer: Any, slide: Slide, shown: Any, tiny_regions: Path) -> None:
     """`slide` with its regions, in the session."""
-    session_of(viewer).set_annotations(slide, read_annotations(tiny_regions), tiny_regions)
+    give_regions(viewer, slide, read_annotations(tiny_regions))
 
 
 def enter(qtbot: Any, picker: Any, path: Path) -> None:
@@ -138,8 +138,9 @@ def test_the_notes_are_those_of_the_selected_slide(
     viewer: Any,
     with_regions: None,
     slide_of: Callable[..., Slide],
+    qtbot: Any,
 ) -> None:
-    assert view.regions_note.text() == "2 regions: 1 epithelium, 1 stroma"
+    qtbot.waitUntil(lambda: view.regions_note.text() == "2 regions: 1 epithelium, 1 stroma")
     plain = add(viewer, slide_layer(slide_of(np.zeros((48, 64, 3), np.uint8))))
     assert view.slide_note.text() == (
         "array.tiff: 64 x 48 px, pixel size not stated: patches are cut at level 0"
@@ -167,12 +168,12 @@ def test_regions_are_loaded(
 ) -> None:
     enter(qtbot, view.regions_picker, tiny_regions)
     qtbot.waitUntil(lambda: len(viewer.layers) == 2)
-    assert view.regions_note.text() == "2 regions: 1 epithelium, 1 stroma"
+    qtbot.waitUntil(lambda: view.regions_note.text() == "2 regions: 1 epithelium, 1 stroma")
     assert viewer.layers[1].name == "regions of tiny.tiff"
     assert list(viewer.layers[1].features["class"]) == ["epithelium", "stroma"]
     session = session_of(viewer)
     assert session.annotations().classes == ("epithelium", "stroma")
-    assert session.annotation_file() == tiny_regions
+    assert session.regions().sources == (tiny_regions,), "it is never written to"
 
 
 def test_regions_need_a_slide(
@@ -192,15 +193,11 @@ def test_regions_need_a_slide(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "is not GeoJSON"),
-        ('{"type": "FeatureCollection", "features": []}', "hold no region with an area"),
-        (
-            '{"type": "Polygon", "coordinates": [[[5000, 0], [5100, 0], [5100, 90], [5000, 0]]]}',
-            "lie outside tiny.tiff",
-        ),
+        ("{", "a.geojson"),
+        ('{"type": "FeatureCollection", "features": []}', "a.geojson holds no regions"),
     ],
 )
-def test_regions_that_do_not_fit_are_one_sentence(
+def test_a_file_without_regions_is_one_sentence(
     qtbot: Any,
     view: PatchesView,
     binding: PatchesBinding,
@@ -213,12 +210,35 @@ def test_regions_that_do_not_fit_are_one_sentence(
 ) -> None:
     (tmp_path / "a.geojson").write_text(content)
     enter(qtbot, view.regions_picker, tmp_path / "a.geojson")
-    idle(qtbot, binding)
+    settled(qtbot, session_of(viewer).regions())
     assert len(errors) == 1
     assert sentence in errors[0]
     assert list(viewer.layers) == [shown]
     assert session_of(viewer).annotations() is None
     assert view.regions_note.text() == "No regions yet."
+
+
+def test_no_patches_are_labelled_by_regions_of_another_slide(
+    qtbot: Any,
+    view: PatchesView,
+    binding: PatchesBinding,
+    shown: Any,
+    tmp_path: Path,
+    errors: list[str],
+) -> None:
+    (tmp_path / "a.geojson").write_text(
+        '{"type": "Polygon", "coordinates": [[[5000, 0], [5100, 0], [5100, 90], [5000, 0]]]}'
+    )
+    enter(qtbot, view.regions_picker, tmp_path / "a.geojson")
+    qtbot.waitUntil(
+        lambda: view.regions_note.text() == "1 regions: 1 unclassified; 1 outside the slide", timeout=10_000
+    )
+    view.out_picker.edit.setText(str(tmp_path / "patches"))
+    qtbot.mouseClick(view.cut_button, LEFT)
+    idle(qtbot, binding)
+    assert len(errors) == 1
+    assert "lie outside tiny.tiff" in errors[0]
+    assert not (tmp_path / "patches").exists()
 
 
 def test_regions_beyond_the_slide_are_counted(

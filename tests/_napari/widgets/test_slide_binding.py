@@ -14,14 +14,14 @@ from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_histolatent._napari import _opening
-from napari_histolatent._napari._layers import KEY, regions_layer, slide_layers
+from napari_histolatent._napari._layers import KEY, slide_layers
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari.viewing import add_slide, cache, is_settled, view_of
 from napari_histolatent._napari.widgets.slide_binding import SlideBinding
 from napari_histolatent._napari.widgets.slide_view import SlideView
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.slides import Slide, open_slide, write_synthetic_slide
-from tests._napari.helpers import add
+from tests._napari.helpers import add, regions_layer
 from tests._napari.viewing.test_window import PatternBackend
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def test_a_pixel_size_that_is_set_is_kept_shown_everywhere_and_taken_back(
     path = write_tiff(tmp_path / "bare.tiff", (200, 100, 50))
     layer = show(viewer, path)
     slide = layer.data[0].slide
-    regions = add(viewer, regions_layer(read_annotations(tiny_regions), slide.info))
+    regions = add(viewer, regions_layer(read_annotations(tiny_regions), slide.info, name="mine"))
     viewer.layers.selection.active = layer
     before = sorted(v.name for v in tmp_path.iterdir()), path.read_bytes()
     scales = {v.name: np.array(v.scale) for v in viewer.layers}
@@ -552,6 +552,7 @@ def test_a_dock_that_is_closed_lets_go_while_slides_go_on(
     before = listeners(window)
     dock, view = dock_of(window)
     layer = show(window, tiny_slide)
+    before[-1] += 1  # the slide's regions: their outlines are as thin at every zoom
     polls: list[int] = []
     monkeypatch.setattr(view, "set_cache", lambda *_: polls.append(1))
     qtbot.waitUntil(lambda: bool(polls), timeout=3000)

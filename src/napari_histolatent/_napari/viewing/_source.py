@@ -312,6 +312,11 @@ class SlideSource:
             key, self.key = self.key, next(_keys)
         _cache.drop_where(lambda held: held[0] == key)
 
+    def close(self) -> None:
+        """Let go of the tiles, and close the slide."""
+        self.drop()
+        self.slide.close()
+
     def trouble(self) -> tuple[int, str]:
         """Return how many tiles could not be read, and what the first of them said."""
         bad = list(self._bad.values())

@@ -56,7 +56,7 @@ def expected(
 ) -> list[tuple[Any, dict[str, Any], str]]:
     """Return the layers of a slide, for a viewer that is attached and is about to add them."""
     for data, options, _ in layers:
-        if options["metadata"][_KEY]["role"] == "slide":
+        if options.get("multiscale"):
             data[0].view.expect_layer()
     return list(layers)
 
@@ -333,8 +333,7 @@ def _release(bound: set[View]) -> None:
 
 def _close(source: SlideSource) -> None:
     if not threads.is_used(source):
-        source.drop()
-        source.slide.close()
+        source.close()
 
 
 def _is_overview(layer: Any) -> bool:

@@ -11,15 +11,14 @@ from napari_histolatent._napari._layers import (
     KEY,
     boxes_layer,
     level0_of,
-    regions_layer,
     world_of,
 )
 from napari_histolatent._napari._opening import open_in
 from napari_histolatent._napari._picking import CanvasClicks
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker, run_safely
-from napari_histolatent.annotations import read_annotations, require_on_slide
-from napari_histolatent.errors import DatasetError, SlideError
+from napari_histolatent.annotations import regions_folder, require_on_slide, write_annotations
+from napari_histolatent.errors import DatasetError, SlideError, writing_to
 from napari_histolatent.jobs.tiles import Tile, cut_tile
 from napari_histolatent.patches import (
     GridSpec,
@@ -113,23 +112,11 @@ class PatchesBinding:
         self._view.regions_note.setText(self._session.regions_note() or "No regions yet.")
 
     def _load_regions(self, path: str) -> None:
-        slide = run_safely(self._require_slide)
-        if slide is None:
-            return
+        def load() -> None:
+            slide = self._require_slide()
+            self._session.regions_of(slide).import_file(Path(path))
 
-        def work(_: Callable[[], bool]) -> tuple[Annotations, LayerData]:
-            annotations = read_annotations(path)
-            require_on_slide(annotations, slide.info)
-            return annotations, regions_layer(
-                annotations, slide.info, name=f"regions of {slide.info.path.name}"
-            )
-
-        def show(found: tuple[Annotations, LayerData]) -> None:
-            annotations, layer = found
-            self._show_layer(layer)
-            self._session.set_annotations(slide, annotations, Path(path))
-
-        self._regions.submit(work, show)
+        run_safely(load)
 
     def _require_slide(self) -> Slide:
         slide = self._session.slide()
@@ -213,12 +200,21 @@ class PatchesBinding:
         request = run_safely(self._request)
         if request is None:
             return
-        source, out, spec = request
+        slide, regions, out, spec = request
         self._view.set_busy(True)
 
         def work(should_stop: Callable[[], bool]) -> Any:
+            # As they are now, drawn ones too: in a file, for whoever asks later what the patches were labelled by.
+            file = regions_folder() / f"{slide.info.digest}.geojson"
+            with writing_to(file.parent):
+                file.parent.mkdir(parents=True, exist_ok=True)
+            write_annotations(file, regions)
             return extract(
-                [source], out, spec=spec, on_progress=self._progress.moved.emit, should_stop=should_stop
+                [SlideSource(slide.info.path, file)],
+                out,
+                spec=spec,
+                on_progress=self._progress.moved.emit,
+                should_stop=should_stop,
             )
 
         def show(report: Any) -> None:
@@ -230,16 +226,17 @@ class PatchesBinding:
 
         self._extractor.submit(work, show)
 
-    def _request(self) -> tuple[SlideSource, Path, GridSpec]:
+    def _request(self) -> tuple[Slide, Annotations, Path, GridSpec]:
         slide = self._require_slide()
-        regions, out = self._session.annotation_file(), self._view.out_picker.path
+        regions, out = self._session.annotations(), self._view.out_picker.path
         if regions is None:
-            msg = f"{slide.info.path.name} has no regions to label patches by; load a QuPath GeoJSON first."
+            msg = f"{slide.info.path.name} has no regions to label patches by; draw some in the Regions dock, or import them."
             raise DatasetError(msg)
+        require_on_slide(regions, slide.info)
         if out is None:
             msg = "The dataset has no folder yet; name one that does not exist, such as patches."
             raise DatasetError(msg)
-        return SlideSource(slide.info.path, regions), out.absolute(), self._spec(slide)
+        return slide, regions, out.absolute(), self._spec(slide)
 
     def _cancel(self) -> None:
         self._extractor.cancel()

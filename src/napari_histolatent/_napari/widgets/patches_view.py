@@ -33,7 +33,8 @@ class PatchesView(ScrollingDock):
         self.slide_picker = PathPicker("Open a slide", pattern=_SLIDES)
         self.slide_note = note("No slide yet: drop one on the window, or open it here.")
         self.regions_picker = PathPicker(
-            "Load regions (QuPath GeoJSON)", pattern="GeoJSON (*.geojson *.json)"
+            "Import regions",
+            pattern="Annotations (*.geojson *.json *.xml *.annotations *.ndpa *.tif *.tiff *.csv);;All files (*)",
         )
         self.regions_note = note("No regions yet.")
         self.form = form_of(
