@@ -49,7 +49,13 @@ def test_all_that_the_manifest_names_is_there() -> None:
     commands = {command.id for command in contributions.commands}
     in_menus = [item.command for items in contributions.menus.values() for item in items]
     samples = [(item.key, item.command) for item in contributions.sample_data]
-    assert [item.display_name for item in contributions.widgets] == ["Slide", "Regions", "Patches", "Train", "Edit"]
+    assert [item.display_name for item in contributions.widgets] == [
+        "Slide",
+        "Regions",
+        "Patches",
+        "Train",
+        "Edit",
+    ]
     assert [item.command for item in contributions.readers] == [READER]
     assert in_menus == ["napari-histolatent.open_slide", "napari-histolatent.open_slide_folder"]
     assert list(contributions.menus) == ["napari/file/io_utilities"]

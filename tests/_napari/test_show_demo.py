@@ -12,8 +12,8 @@ import pytest
 from napari_histolatent._napari import show_demo as module
 from napari_histolatent._napari._layers import KEY
 from napari_histolatent._napari._session import session_of
-from napari_histolatent._napari.show_demo import add_demo_layers, show_demo
 from napari_histolatent._napari.regions import is_regions_layer
+from napari_histolatent._napari.show_demo import add_demo_layers, show_demo
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.tiles import cut_tile

@@ -63,7 +63,9 @@ def test_the_slide_reaches_the_child(tmp_path: Path, started: list[subprocess.Po
     mask = np.zeros((SLIDE.height_px // 20, SLIDE.width_px // 20), np.uint8)
     mask[10:20, 30:50] = 1
     tifffile.imwrite(tmp_path / "a.tif", mask, photometric="minisblack")
-    (tmp_path / "a.csv").write_text("x_um,y_um\n" + "1.5,2.5\n" * 200_000)
+    (tmp_path / "a.csv").write_text(
+        "x_um,y_um\n" + "1.50000000000000000000000,2.50000000000000000000000\n" * 21_000
+    )
     (tmp_path / "a.ndpa").write_text(ndpa(*[SQUARE] * 3000))
     for name in ("a.tif", "a.csv", "a.ndpa"):
         path = tmp_path / name

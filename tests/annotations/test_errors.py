@@ -288,7 +288,7 @@ def test_a_shape_of_no_points_is_dropped_and_said(tmp_path: Path, name: str) -> 
     assert annotations.messages[0].startswith(f"{SECOND[name]} dropped: ")
 
 
-@pytest.mark.parametrize("name", ["asap-xml", "ndpa", "qupath-geojson"])
+@pytest.mark.parametrize("name", ["asap-xml", "qupath-geojson"])
 def test_a_million_vertices(tmp_path: Path, name: str) -> None:
     angles = np.linspace(0, 2 * np.pi, 1_000_000, endpoint=False)
     ring = np.column_stack([20_000 + 9_000 * np.cos(angles), 15_000 + 9_000 * np.sin(angles)])

@@ -29,7 +29,7 @@ HOLES = ("negative", "_2", "exclusion")
 def bare(path: str) -> Any:
     """Return tumour minus holes as one geometry."""
     groups: dict[bool, list[Any]] = {True: [], False: []}
-    for annotation in ET.parse(path).getroot().iter("Annotation"):  # noqa: S314
+    for annotation in ET.parse(path).getroot().iter("Annotation"):
         points = [(float(c.get("X", "")), float(c.get("Y", ""))) for c in annotation.iter("Coordinate")]
         polygon = shapely.make_valid(shapely.Polygon(points))
         groups[annotation.get("PartOfGroup", "").lower() in HOLES].append(polygon)
@@ -38,7 +38,9 @@ def bare(path: str) -> Any:
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--file", required=True, help="ASAP XML")
     parser.add_argument("--repeats", type=int, default=9)
     add_json_option(parser)

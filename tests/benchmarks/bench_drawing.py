@@ -59,7 +59,9 @@ def measured(window: Window, dock: Any, regions: Any, corners: int) -> list[floa
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--regions", type=int, nargs="+", default=[0, 1000, 5000])
     parser.add_argument("--corners", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)

@@ -50,7 +50,9 @@ def write_nuclei(path: Path, count: int, *, side_px: int = SIDE_PX, seed: int = 
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nuclei", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
     add_json_option(parser)
@@ -81,11 +83,19 @@ def main() -> None:
             regions.import_file(path)
 
             def is_shown(regions=regions) -> bool:
-                picture = [v for v in window.viewer.layers if v.metadata.get("histolatent", {}).get("role") == "regions raster"]
+                picture = [
+                    v
+                    for v in window.viewer.layers
+                    if v.metadata.get("histolatent", {}).get("role") == "regions raster"
+                ]
                 return bool(picture) and len(regions.document.regions) == options.nuclei
 
             shown = window.run_until(is_shown, timeout=120)
-            picture = next(v for v in window.viewer.layers if v.metadata.get("histolatent", {}).get("role") == "regions raster")
+            picture = next(
+                v
+                for v in window.viewer.layers
+                if v.metadata.get("histolatent", {}).get("role") == "regions raster"
+            )
             shown &= window.settle(picture, timeout=60)
             seconds = time.perf_counter() - start
             held = window.heart.gaps()

@@ -61,7 +61,7 @@ def n_crossings(geometry: Polygon) -> float:
     sample = segments[:: max(1, n // max(8, min(200, 4_000_000 // n)))]
     hits = shapely.STRtree(segments).query(sample, predicate="intersects")
     # Each meets itself and its two neighbours.
-    return max(0.0, (hits.shape[1] / len(sample) - 3) * n / 2)
+    return max(0.0, float(hits.shape[1] / len(sample) - 3) * n / 2)
 
 
 def polygonal(geometry: BaseGeometry) -> BaseGeometry | None:

@@ -118,7 +118,7 @@ class _Import:
             tidied=sum(area.is_tidied and not area.is_repaired for area in areas),
             dropped=len(self._dropped),
             messages=(*(f"{said}" for said in self._dropped), *self._messages),
-            groups=dict(Counter(mark.class_name for mark in self._source.marks)),
+            groups=_groups(self._source.marks),
             hole_class=self._holes.most_common(1)[0][0] if self._holes else "exclusion",
         )
 
@@ -548,6 +548,18 @@ def _with_holes(geometry: BaseGeometry, holes: NDArray[np.object_]) -> BaseGeome
         added[int(part)].append(hole.exterior)
     whole = [Polygon(part.exterior, [*part.interiors, *added[k]]) for k, part in enumerate(parts)]
     return whole[0] if len(whole) == 1 else MultiPolygon(whole)
+
+
+def _groups(marks: Sequence[Mark]) -> dict[str, int]:
+    """Return how many shapes each group has, the parts of one region counted once."""
+    counts: Counter[str] = Counter()
+    seen: set[str] = set()
+    for mark in marks:
+        if mark.part_of not in seen:
+            counts[mark.class_name] += 1
+        if mark.part_of:
+            seen.add(mark.part_of)
+    return dict(counts)
 
 
 def _elements(marks: Sequence[Mark]) -> int:

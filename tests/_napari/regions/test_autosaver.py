@@ -34,7 +34,9 @@ def saver(qapp: Any, tmp_path: Path, document: RegionDocument) -> Iterator[Autos
     made.watch(document)
     yield made
     made.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("histolatent-autosave") and t.is_alive()]
+    assert not [
+        t for t in threading.enumerate() if t.name.startswith("histolatent-autosave") and t.is_alive()
+    ]
 
 
 def draw(document: RegionDocument, name: str, size: float = 10.0) -> Region:

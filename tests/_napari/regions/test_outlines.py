@@ -117,7 +117,9 @@ def test_what_covers_nothing_is_nothing(kind: str, xy: list[Any]) -> None:
 
 
 def test_parts_that_overlap_are_joined() -> None:
-    shapes = [("polygon", points_of(np.array(b.exterior.coords)[:-1])) for b in (box(0, 0, 9, 9), box(5, 0, 20, 9))]
+    shapes = [
+        ("polygon", points_of(np.array(b.exterior.coords)[:-1])) for b in (box(0, 0, 9, 9), box(5, 0, 20, 9))
+    ]
     back = geometry_of(shapes)
     assert back is not None
     assert back.equals(box(0, 0, 20, 9))

@@ -228,7 +228,9 @@ def test_too_many_cannot_be_edited_at_once(many: SlideRegions) -> None:
 
 
 @pytest.mark.gui
-def test_undo_crosses_the_threshold_both_ways(qtbot: Any, window: Any, shown: Any, limit: None, slide: Slide) -> None:
+def test_undo_crosses_the_threshold_both_ways(
+    qtbot: Any, window: Any, shown: Any, limit: None, slide: Slide
+) -> None:
     regions = session_of(window).regions_of(slide)
     few, more = nuclei(LIMIT), nuclei(LIMIT + 40)[LIMIT:]
     regions.apply("Draw", few, classes=CLASSES)
@@ -265,7 +267,10 @@ def test_colours_and_visibility_are_painted_at_once(
     green = color_at(window, hand, normal)
     many.document.set_class(RegionClass("tumour", (0, 0, 255), "1", False))
     settle(qtbot, window, many)
-    qtbot.waitUntil(lambda: bool(color_at(window, hand, tumour).max() == color_at(window, hand, (5, 5)).max()), timeout=5000)
+    qtbot.waitUntil(
+        lambda: bool(color_at(window, hand, tumour).max() == color_at(window, hand, (5, 5)).max()),
+        timeout=5000,
+    )
     assert np.array_equal(color_at(window, hand, normal), green)
     assert many.region_at(tumour) is None, "what is hidden is not picked"
 

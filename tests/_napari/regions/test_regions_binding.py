@@ -217,7 +217,7 @@ def test_a_real_file_is_imported_regrouped_and_exported(
     expected = read_annotations(source)
     assert len(regions.document.regions) == len(expected.regions) > 0
     (layer,) = [v for v in window.layers if is_regions_layer(v)]
-    assert len(layer.data) == len(expected.regions)
+    assert len(set(regions.shapes.ids)) == len(expected.regions) <= len(layer.data)
     assert dock.report_edit.toPlainText().startswith("camelyon16_tumor_036.xml")
 
     qtbot.mouseClick(dock.groups_button, LEFT)
@@ -246,9 +246,7 @@ def test_a_real_file_is_imported_regrouped_and_exported(
     assert source.read_bytes() == content
 
 
-def test_an_earlier_version_is_restored_in_its_dialog(
-    qtbot: Any, dock: Any, regions: SlideRegions
-) -> None:
+def test_an_earlier_version_is_restored_in_its_dialog(qtbot: Any, dock: Any, regions: SlideRegions) -> None:
     saver = regions.autosaver
     assert saver is not None
     for name in ("a", "b"):

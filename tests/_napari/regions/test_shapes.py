@@ -267,7 +267,7 @@ def test_a_vertex_of_a_seam_is_moved_with_both_ends(kept: Kept) -> None:
 def test_vertices_are_added_and_taken_away(kept: Kept) -> None:
     row = kept.row("parts")
     ring = np.array(kept.layer.data[row])
-    edit(kept, row, np.insert(ring, 1, ring[:2].mean(axis=0) + (-5, 0), axis=0))
+    edit(kept, row, np.insert(ring, 1, ring[:2].mean(axis=0) - np.array([5, 0]), axis=0))
     assert len(kept.geometry("parts").geoms[0].exterior.coords) == 6
     kept.there_and_back()
     row = kept.row("parts")

@@ -109,9 +109,7 @@ def test_a_slide_that_is_closed_and_opened_in_the_window_has_its_regions(
     assert len(layers(viewer)) == 1
 
 
-def test_after_a_crash_a_warning_says_so(
-    qtbot: Any, viewer: Any, slide: Slide, notices: list[str]
-) -> None:
+def test_after_a_crash_a_warning_says_so(qtbot: Any, viewer: Any, slide: Slide, notices: list[str]) -> None:
     path = regions_folder() / f"{slide.info.digest}.sqlite"
     with RegionStore(path) as store:
         from napari_histolatent.annotations import RegionDocument, snapshot_of
@@ -227,7 +225,11 @@ def test_an_import_is_one_change_and_a_second_mapping_replaces_it(
     assert "mine" in regions.document.regions
     assert again.mapping == mapping
     regions.undo()
-    assert sorted(r.class_name for r in regions.document.regions.values()) == ["epithelium", "stroma", "tumour"]
+    assert sorted(r.class_name for r in regions.document.regions.values()) == [
+        "epithelium",
+        "stroma",
+        "tumour",
+    ]
     regions.undo()
     assert list(regions.document.regions) == ["mine"]
 
@@ -269,9 +271,7 @@ def test_a_proposal_is_offered_and_moves_what_was_imported(
     assert regions.document.regions[own].geometry.bounds == (1400, 1200, 1500, 1270)
 
 
-def test_an_earlier_version_is_gone_back_to_and_that_can_be_undone(
-    qtbot: Any, regions: SlideRegions
-) -> None:
+def test_an_earlier_version_is_gone_back_to_and_that_can_be_undone(qtbot: Any, regions: SlideRegions) -> None:
     saver = regions.autosaver
     assert saver is not None
     for name in ("a", "b"):

@@ -16,8 +16,8 @@ from napari_histolatent._files import digest_of_file
 from napari_histolatent._napari._editing import Models
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
 from napari_histolatent._napari._session import session_of
-from napari_histolatent._napari.regions import is_regions_layer
 from napari_histolatent._napari._workers import LatestWorker
+from napari_histolatent._napari.regions import is_regions_layer
 from napari_histolatent._napari.widgets import edit_binding
 from napari_histolatent._napari.widgets.edit_binding import EditBinding
 from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER, EditView

@@ -145,7 +145,8 @@ class RegionShapes:
 
     def recolor(self) -> None:
         """Show the classes' colours."""
-        rows = [self._document.regions[own] for own in self._rows]
+        # One that the same change takes away is still shown.
+        rows = [self._document.regions.get(own) for own in self._rows]
         if rows:
 
             def paint() -> None:
@@ -264,6 +265,10 @@ class RegionShapes:
             f"Delete {len(touched)} regions" if len(touched) > 1 else "Delete region", put, touched - left
         ):
             self.show(touched)
+            return
+        crooked = [own for own in left if not self._shows_truly(own)]
+        if crooked:
+            self.show(crooked)
 
     def _take_changed(self, rows: Sequence[int]) -> None:
         touched = list(dict.fromkeys(self._rows[row] for row in rows))
@@ -380,7 +385,12 @@ class RegionShapes:
         return self._is_own
 
 
-def _colors(regions: Sequence[Region], classes: ClassTable, alpha: float) -> NDArray[np.float64]:
+def _colors(regions: Sequence[Region | None], classes: ClassTable, alpha: float) -> NDArray[np.float64]:
     table = {item.name: item.color for item in classes}
-    rgb = np.array([table.get(region.class_name, _NO_COLOR) for region in regions]).reshape(-1, 3) / 255
+    rgb = (
+        np.array([table.get(region.class_name if region else "", _NO_COLOR) for region in regions]).reshape(
+            -1, 3
+        )
+        / 255
+    )
     return np.column_stack([rgb, np.full(len(rgb), alpha)])

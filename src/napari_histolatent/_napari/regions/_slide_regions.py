@@ -119,8 +119,9 @@ class SlideRegions(QObject):
         self._raster_ids: tuple[str, ...] = ()
         self._raster_index: dict[str, int] = {}
         self._editable: set[str] = set()
+        self._to_select: set[str] = set()
         self._autosaver: Autosaver | None = None
-        self._is_closed = False
+        self._is_closed = self._is_swapping = False
         self._is_building = self._is_stale = False
         self._snapshot: tuple[int, Annotations] | None = None
         self._loader = LatestWorker(on_error=lambda _: self._set_busy(""))
@@ -312,6 +313,7 @@ class SlideRegions(QObject):
         ids = set(ids)
         if self.is_many:
             self.edit(ids)
+        self._to_select = ids if self._is_building else set()
         if self._shapes is not None:
             self._shapes.select(ids)
         self._say_changed()
@@ -332,12 +334,19 @@ class SlideRegions(QObject):
         AnnotationError
             If it is refused, or the regions are still being read.
         """
-        self._require_loaded()
+        self.require_loaded()
         if put and self.is_many:
             self._editable |= {region.id for region in put}
         self.document.apply(title, put, remove, classes)
 
-    def _require_loaded(self) -> None:
+    def require_loaded(self) -> None:
+        """Refuse to change what is about to be replaced by what was kept.
+
+        Raises
+        ------
+        AnnotationError
+            If the regions are still being read.
+        """
         if self.is_loading:
             msg = "The regions of this slide are still being read; try again in a moment."
             raise AnnotationError(msg)
@@ -350,7 +359,7 @@ class SlideRegions(QObject):
         in_place_of: frozenset[str] = frozenset(),
     ) -> None:
         """Read an annotation file in a thread, and take its regions in; `imported` tells when."""
-        self._require_loaded()
+        self.require_loaded()
         info = self.slide.info
         self._set_busy(f"Reading {path.name} …")
 
@@ -435,7 +444,7 @@ class SlideRegions(QObject):
 
     def restore(self, stored: Stored, title: str) -> None:
         """Make the regions what they were at an earlier version; one undo takes it back."""
-        self._require_loaded()
+        self.require_loaded()
         gone = self.document.regions.keys() - {region.id for region in stored.regions}
         table = self.document.classes.completed(
             stored.classes.names, {item.name: item.color for item in stored.classes}
@@ -444,12 +453,12 @@ class SlideRegions(QObject):
 
     def undo(self) -> None:
         """Take the last change back."""
-        self._require_loaded()
+        self.require_loaded()
         self.document.undo()
 
     def redo(self) -> None:
         """Make the last undone change again."""
-        self._require_loaded()
+        self.require_loaded()
         self.document.redo()
 
     def in_background(
@@ -522,6 +531,8 @@ class SlideRegions(QObject):
 
     def _build(self) -> None:
         """Make the layers anew, in a thread; once more if something changes meanwhile."""
+        if self._is_closed or self._viewer is None:
+            return
         if self._is_building:
             self._is_stale = True
             return
@@ -558,7 +569,7 @@ class SlideRegions(QObject):
 
     def _on_built(self, built: _Built) -> None:
         self._is_building = False
-        if self._is_closed:
+        if self._is_closed or self._viewer is None:
             return
         if built.version != self.document.version or self._is_stale:
             self._build()
@@ -573,7 +584,7 @@ class SlideRegions(QObject):
         selected = old.selected if old is not None else ()
         active = layers.selection.active
         was_active = old is not None and active is old.layer
-        at = layers.index(old.layer) if old is not None and old.layer in layers else len(layers)
+        at = layers.index(old.layer) if old is not None and old.layer in layers else self._place()
         mode = old.layer.mode if old is not None else None
         if old is not None:
             old.close()
@@ -599,10 +610,22 @@ class SlideRegions(QObject):
                 built.layer.mode = mode
         elif active in layers:
             layers.selection.active = active
-        self._shapes.select(selected)
+        self._shapes.select(self._to_select or selected)
+        self._to_select = set()
         built.layer.selected_data.events.items_changed.connect(self._on_selected)
 
-    _is_swapping = False
+    def _place(self) -> int:
+        """Return where in the layer list the regions go: right above their slide, below what was added later."""
+        layers = self._viewer.layers
+        own = [
+            k
+            for k, layer in enumerate(layers)
+            if isinstance(layer.metadata.get(KEY), dict)
+            and self.slide.info.digest
+            in (layer.metadata[KEY].get("digest"), layer.metadata[KEY].get("slide_digest"))
+            and layer.metadata[KEY].get("role") in ("slide", "overview", "regions raster")
+        ]
+        return max(own) + 1 if own else len(layers)
 
     def _on_selected(self, *_: object) -> None:
         self._say_changed()

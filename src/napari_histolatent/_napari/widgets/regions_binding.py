@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from weakref import WeakSet
 
+import numpy as np
 import shapely
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject
@@ -26,7 +27,6 @@ from napari_histolatent.annotations import (
     RegionClass,
     WriteOptions,
     added,
-    area_mm2,
     default_mapping,
     edited,
     formats_written,
@@ -177,6 +177,7 @@ class RegionsBinding(QObject):
             if self._regions is None:
                 msg = "There is no slide open; drop a slide on the window first."
                 raise AnnotationError(msg)
+            self._regions.require_loaded()
             action(self._regions)
 
         run_safely(act)
@@ -231,13 +232,11 @@ class RegionsBinding(QObject):
         classes = ", ".join(dict.fromkeys(region.class_name for region in chosen))
         text = f"{len(chosen)} region{'' if len(chosen) == 1 else 's'} ({classes})"
         if areas:
-            size = sum(area_mm2(r.geometry, mpp) if mpp else r.geometry.area for r in areas)
-            around = sum(
-                length_of(shapely.get_coordinates(ring), mpp)
-                for region in areas
-                for polygon in region.polygons
-                for ring in (polygon.exterior, *polygon.interiors)
-            )
+            geometries = np.array([region.geometry for region in areas], object)
+            if mpp:
+                geometries = shapely.transform(geometries, lambda xy: xy * mpp)
+            size = float(shapely.area(geometries).sum()) / (1e6 if mpp else 1)
+            around = float(shapely.length(geometries).sum())
             text += f", {size:.4g} {'mm²' if mpp else 'px²'}, outline {_length(around, mpp)}"
         self._view.set_selection(len(chosen), text)
 
