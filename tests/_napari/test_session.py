@@ -206,3 +206,18 @@ def test_a_listener_that_is_gone_is_forgotten(viewer: Any) -> None:
     assert gone() is None
     session.add_to_tray(tile_of("b"))
     assert len(session.tray) == 2
+
+
+def test_the_slide_is_the_one_that_the_selected_layer_lies_on(
+    viewer: Any, slide: Slide, other_slide: Slide
+) -> None:
+    session = session_of(viewer)
+    add(viewer, slide_layer(slide))
+    add(viewer, slide_layer(other_slide))
+    on_first = viewer.add_shapes(
+        metadata={KEY: {"role": "regions", "slide_digest": slide.info.digest}}, ndim=2
+    )
+    somebodys = viewer.add_image(np.zeros((8, 8)))
+    for layer, expected in ((on_first, slide), (somebodys, other_slide), (viewer.layers[0], slide)):
+        viewer.layers.selection.active = layer
+        assert session.slide() is expected

@@ -42,17 +42,17 @@ class Session:
         self._dataset: Path | None = None
 
     def slide(self) -> Slide | None:
-        """Return the slide of the selected slide layer, else of the topmost one."""
+        """Return the slide that the selected layer shows or lies on, else the topmost one."""
         viewer = self._viewer()
         if viewer is None:
             return None
-        layers = slide_layers_of(viewer)
-        if not layers:
+        slides: list[Slide] = [layer.data[0].slide for layer in slide_layers_of(viewer)]
+        if not slides:
             return None
         active = viewer.layers.selection.active
-        layer = active if active in layers else layers[-1]
-        slide: Slide = layer.data[0].slide
-        return slide
+        ours = active.metadata.get(KEY) if active is not None else None
+        chosen = {ours.get("digest"), ours.get("slide_digest")} if isinstance(ours, dict) else set()
+        return next((slide for slide in reversed(slides) if slide.info.digest in chosen), slides[-1])
 
     # Regions
 

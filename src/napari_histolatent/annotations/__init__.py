@@ -46,13 +46,14 @@ from napari_histolatent.annotations._mapping import (
     save_mapping,
 )
 from napari_histolatent.annotations._marks import ellipse_ring, rectangle_ring
-from napari_histolatent.annotations._placement import Placement, Proposal, moved, proposals
+from napari_histolatent.annotations._placement import AS_IS, Placement, Proposal, moved, proposals
 from napari_histolatent.annotations._raster import RegionRaster
 from napari_histolatent.annotations._reading import read_annotations, write_annotations
 from napari_histolatent.annotations._region import UNCLASSIFIED, Annotations, Region, Repair, SourceRing
 from napari_histolatent.annotations.formats import FORMATS, Format, WriteOptions, format_for, formats_written
 
 __all__ = [
+    "AS_IS",
     "FORMATS",
     "HOLE",
     "IGNORED",

@@ -34,6 +34,11 @@ class Placement:
         """Return points, shape (n, 2), in level-0 pixels."""
         return xy if self == AS_IS else xy * self.factor + np.asarray(self.offset_xy)
 
+    def then(self, other: Placement) -> Placement:
+        """Return both, one after the other."""
+        x, y = (a * other.factor + b for a, b in zip(self.offset_xy, other.offset_xy, strict=True))
+        return Placement(self.factor * other.factor, (x, y))
+
     @property
     def words(self) -> str:
         """Say what it does."""

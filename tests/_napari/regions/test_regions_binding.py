@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import shapely
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QDialogButtonBox
 from shapely.geometry import Polygon, box
 
 from napari_histolatent._napari.regions import is_regions_layer
-from napari_histolatent.annotations import Region, read_annotations
+from napari_histolatent.annotations import Region, edited, read_annotations
 from napari_histolatent.slides import Level, Slide, SlideInfo
 from tests._napari.helpers import settled
 from tests._napari.regions.hand import CONTROL, LEFT
@@ -223,13 +224,13 @@ def test_a_real_file_is_imported_regrouped_and_exported(
     qtbot.mouseClick(dock.groups_button, LEFT)
     editor = dock.binding._dialog
     assert editor.group_rows
-    imported = dock.binding._imported
+    imported = regions.last_import
     ok = editor.buttons.button(QDialogButtonBox.StandardButton.Ok)
     with qtbot.waitSignal(regions.imported, timeout=20_000):
         qtbot.mouseClick(ok, LEFT)
     settled(qtbot, regions)
     assert len(regions.document.regions) == len(expected.regions), "in place of those that were there"
-    assert dock.binding._imported is not imported
+    assert regions.last_import is not imported
 
     out = tmp_path / "out.xml"
     dock.binding.export(str(out), "asap-xml", "repaired")
@@ -244,6 +245,38 @@ def test_a_real_file_is_imported_regrouped_and_exported(
     settled(qtbot, regions)
     assert any("imported from" in text for text in errors)
     assert source.read_bytes() == content
+
+
+def test_reading_again_asks_before_it_takes_changes_back(
+    qtbot: Any, dock: Any, regions: SlideRegions, tiny_regions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with qtbot.waitSignal(regions.imported, timeout=10_000):
+        dock.binding.import_file(str(tiny_regions))
+    settled(qtbot, regions)
+    own = next(iter(regions.document.regions))
+    regions.apply("Edit", [edited(regions.document.regions[own], shapely.box(0, 0, 9, 9))])
+    asked: list[int] = []
+    monkeypatch.setattr(dock.binding, "ask_to_discard", lambda n: asked.append(n) or False)
+    qtbot.mouseClick(dock.groups_button, LEFT)
+    qtbot.mouseClick(dock.binding._dialog.buttons.button(QDialogButtonBox.StandardButton.Ok), LEFT)
+    settled(qtbot, regions)
+    assert asked == [1]
+    assert regions.document.regions[own].geometry.bounds == (0, 0, 9, 9)
+
+
+def test_regions_of_two_classes_are_not_merged(
+    qtbot: Any, dock: Any, regions: SlideRegions, errors: list[str]
+) -> None:
+    put = [
+        Region("a", "tumour", shapely.box(0, 0, 50, 50)),
+        Region("b", "normal", shapely.box(40, 0, 90, 50)),
+    ]
+    regions.apply("Draw", put)
+    settled(qtbot, regions)
+    regions.select(["a", "b"])
+    dock.binding.act("merge")
+    assert "2 classes (normal, tumour)" in errors[-1]
+    assert set(regions.document.regions) == {"a", "b"}
 
 
 def test_an_earlier_version_is_restored_in_its_dialog(qtbot: Any, dock: Any, regions: SlideRegions) -> None:

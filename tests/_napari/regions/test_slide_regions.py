@@ -16,8 +16,10 @@ from napari_histolatent.annotations import (
     ClassMapping,
     Placement,
     Region,
+    RegionClass,
     RegionStore,
     Target,
+    edited,
     regions_folder,
 )
 from napari_histolatent.errors import AnnotationError
@@ -175,14 +177,15 @@ def test_two_windows_on_one_slide_do_not_mix(
     second = another_viewer()
     other = open_in(qtbot, second, slide)
     assert any("open in another window too" in text for text in notices)
-    other.apply("Delete", remove=["mine"])
+    other.apply("Draw", [Region("theirs", "tumour", DRAWN.geometry)], ["mine"])
     assert list(regions.document.regions) == ["mine"]
     regions.apply("Move", [Region("mine", "tumour", translate(DRAWN.geometry, 5, 5))])
     session_of(second).close()
     session_of(viewer).close()
     again = open_in(qtbot, another_viewer(), slide)
     assert again.document.regions["mine"].geometry.equals(translate(DRAWN.geometry, 5, 5))
-    assert any("Other regions of tiny.tiff" in text for text in notices)
+    assert list(again.document.regions) == ["mine"]
+    assert any("Regions of tiny.tiff that were made in a second window" in text for text in notices)
     again.close()
 
 
@@ -219,7 +222,7 @@ def test_an_import_is_one_change_and_a_second_mapping_replaces_it(
     assert regions.document.undo_title == "Import tiny.geojson"
     assert regions.sources == (tiny_regions,)
     mapping = ClassMapping("mine", {"epithelium": Target("tumour")})
-    again = wait_imported(qtbot, regions, tiny_regions, mapping=mapping, in_place_of=imported.ids)
+    again = wait_imported(qtbot, regions, tiny_regions, mapping=mapping, in_place_of=imported)
     classes = sorted(region.class_name for region in regions.document.regions.values())
     assert classes == ["stroma", "tumour", "tumour"]
     assert "mine" in regions.document.regions
@@ -232,6 +235,75 @@ def test_an_import_is_one_change_and_a_second_mapping_replaces_it(
     ]
     regions.undo()
     assert list(regions.document.regions) == ["mine"]
+
+
+def test_a_file_is_read_again_and_again_in_the_place_of_itself(
+    qtbot: Any, regions: SlideRegions, tiny_regions: Path
+) -> None:
+    imported = wait_imported(qtbot, regions, tiny_regions)
+    for name in ("tumour", "tumour", "other"):
+        mapping = ClassMapping("mine", {"epithelium": Target(name)})
+        imported = wait_imported(qtbot, regions, tiny_regions, mapping=mapping, in_place_of=imported)
+        assert len(imported.ids) == 2
+        assert sorted(r.class_name for r in regions.document.regions.values()) == sorted([name, "stroma"])
+        assert regions.document.classes.names == (
+            ("stroma", name) if name == "other" else ("stroma", "tumour")
+        )
+
+
+def test_what_was_moved_by_a_proposal_stays_there_when_its_groups_are_mapped(
+    qtbot: Any, regions: SlideRegions, tiny_regions: Path
+) -> None:
+    imported = wait_imported(qtbot, regions, tiny_regions)
+    assert imported.changed_in(regions.document) == 0
+    regions.accept(imported, Placement(0.5, (3.0, 0.0)))
+    settled(qtbot, regions)
+    before = {r.geometry.bounds for r in regions.document.regions.values()}
+    assert regions.last_import is not None
+    assert regions.last_import.changed_in(regions.document) == 0, "accepted, not edited"
+    mapping = ClassMapping("mine", {"epithelium": Target("tumour")})
+    wait_imported(qtbot, regions, tiny_regions, mapping=mapping, in_place_of=regions.last_import)
+    assert {r.geometry.bounds for r in regions.document.regions.values()} == before
+
+
+def test_changes_since_an_import_are_counted(qtbot: Any, regions: SlideRegions, tiny_regions: Path) -> None:
+    imported = wait_imported(qtbot, regions, tiny_regions)
+    one, other = imported.ids
+    regions.apply("Edit", [edited(regions.document.regions[one], box(0, 0, 9, 9))], [other])
+    assert imported.changed_in(regions.document) == 2
+
+
+def test_two_imports_at_once_are_both_taken_in(
+    qtbot: Any, regions: SlideRegions, tiny_regions: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.geojson"
+    second.write_bytes(tiny_regions.read_bytes())
+    regions.import_file(tiny_regions)
+    regions.import_file(second)
+    qtbot.waitUntil(lambda: len(regions.document.regions) == 4, timeout=10_000)
+    assert regions.sources == (tiny_regions, second)
+
+
+def test_classes_that_the_user_made_stay_with_an_import(
+    qtbot: Any, regions: SlideRegions, tiny_regions: Path
+) -> None:
+    mine = RegionClass("necrosis", (1, 2, 3), "7")
+    regions.document.set_class(mine)
+    wait_imported(qtbot, regions, tiny_regions)
+    assert regions.document.classes.get("necrosis") == mine
+
+
+def test_an_import_says_what_was_dropped_without_a_dock(
+    qtbot: Any, regions: SlideRegions, tmp_path: Path, notices: list[str]
+) -> None:
+    path = tmp_path / "half.geojson"
+    good = {"type": "Polygon", "coordinates": [[[1, 1], [9, 1], [9, 9]]]}
+    bad = {"type": "Polygon", "coordinates": [[[1, 1], [9, 1]]]}
+    path.write_text(
+        json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in (good, bad)])
+    )
+    wait_imported(qtbot, regions, path)
+    assert notices == ["half.geojson: 1 regions with 0 holes, 1 dropped; see the report in the Regions dock."]
 
 
 def test_an_import_into_an_empty_slide_brings_its_own_classes(
@@ -265,7 +337,8 @@ def test_a_proposal_is_offered_and_moves_what_was_imported(
     imported = wait_imported(qtbot, regions, path)
     (own,) = imported.ids
     assert imported.check.outside == 1
-    regions.move(imported.ids, Placement(0.5, (0.0, 0.0)))
+    regions.accept(imported, Placement(0.5, (0.0, 0.0)))
+    settled(qtbot, regions)
     assert regions.document.regions[own].geometry.bounds == (700, 600, 750, 635)
     regions.undo()
     assert regions.document.regions[own].geometry.bounds == (1400, 1200, 1500, 1270)
@@ -279,9 +352,24 @@ def test_an_earlier_version_is_gone_back_to_and_that_can_be_undone(qtbot: Any, r
             regions.apply(f"Draw {name}", [Region(name, "tumour", box(0, 0, 9, 9))])
     versions = saver.versions().result(10)
     regions.restore(saver.load(versions[-1].version).result(10), "Go back")  # type: ignore[arg-type]
+    settled(qtbot, regions)
     assert list(regions.document.regions) == ["a"]
     regions.undo()
     assert list(regions.document.regions) == ["a", "b"]
+
+
+def test_going_back_brings_the_classes_back_too(qtbot: Any, regions: SlideRegions) -> None:
+    saver = regions.autosaver
+    assert saver is not None
+    with qtbot.waitSignal(saver.saved, timeout=5000):
+        regions.apply("Draw", [DRAWN])
+    then = regions.document.classes
+    with qtbot.waitSignal(saver.saved, timeout=5000):
+        regions.document.set_class(RegionClass("tumour", (9, 8, 7), "5"))
+    versions = saver.versions().result(10)
+    regions.restore(saver.load(versions[-1].version).result(10), "Go back")  # type: ignore[arg-type]
+    settled(qtbot, regions)
+    assert regions.document.classes == then
 
 
 def test_nothing_is_changed_while_regions_are_read(

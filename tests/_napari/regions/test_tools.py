@@ -232,3 +232,15 @@ def test_a_pick_is_a_click() -> None:
     assert drawn is not None
     assert (drawn.tool, drawn.points.tolist()) == ("pick", [[3.5, 4.5]])
     assert tool.preview() is None
+
+
+@pytest.mark.parametrize("name", ["freehand", "rectangle", "ellipse", "brush_add", "split", "measure"])
+def test_giving_up_in_the_middle_of_a_drag_draws_nothing(name: str) -> None:
+    tool = make_tool(name, brush_radius_px=5)
+    tool.press((0, 0), near_px=1)
+    tool.drag((50, 40), keeps_ratio=False)
+    assert tool.has_begun
+    tool.cancel()
+    assert not tool.has_begun
+    tool.drag((60, 50), keeps_ratio=False)
+    assert tool.release() is None

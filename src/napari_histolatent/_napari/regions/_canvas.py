@@ -107,7 +107,7 @@ class DrawingBoard:
 
     def cancel(self) -> bool:
         """Forget what was begun; whether there was anything."""
-        if self._tool is None or self._tool.preview() is None:
+        if self._tool is None or not self._tool.has_begun:
             return False
         self._tool.cancel()
         self._show()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from napari_histolatent._napari.regions._raster import RegionsSource, palette_of
 from napari_histolatent._napari.regions._shapes import RegionShapes, build_layer
 from napari_histolatent._napari.viewing import attach, expected
 from napari_histolatent.annotations import (
+    AS_IS,
     Annotations,
     ClassTable,
     Region,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         AnnotationCheck,
         Change,
         ClassMapping,
+        DocumentState,
         Placement,
         Stored,
     )
@@ -73,10 +75,35 @@ class Imported:
 
     path: Path
     check: AnnotationCheck
-    ids: frozenset[str]
     groups: tuple[tuple[str, int], ...]
     """Groups of the file, with the number of their shapes."""
     mapping: ClassMapping | None
+    placement: Placement
+    """Of the regions now: a proposal that was accepted is in it."""
+    regions: dict[str, Region] = field(default_factory=dict, repr=False)
+    """As they came in, by id."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The regions that came of it."""
+        return frozenset(self.regions)
+
+    @property
+    def summary(self) -> str:
+        """Say it in one line."""
+        check = self.check
+        said = f"{self.path.name}: {check.regions:,} regions with {check.holes:,} holes"
+        for n, word in (
+            (check.repaired, "repaired"),
+            (check.dropped, "dropped"),
+            (check.outside, "outside the slide"),
+        ):
+            said += f", {n:,} {word}" if n else ""
+        return said
+
+    def changed_in(self, document: RegionDocument) -> int:
+        """Return how many of the regions were changed or deleted since."""
+        return sum(document.regions.get(own) is not region for own, region in self.regions.items())
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,10 @@ class _Built:
     raster: RegionRaster | None
     names: tuple[str, ...]
     raster_ids: tuple[str, ...]
+
+
+_Plan = tuple["Iterable[Region]", "Iterable[str]", "ClassTable | None"]
+"""What is put, the ids of what goes, and the class table if it is another."""
 
 
 class SlideRegions(QObject):
@@ -110,6 +141,7 @@ class SlideRegions(QObject):
         self.current_class = DEFAULT_CLASSES.names[0]
         self.sources: tuple[Path, ...] = ()
         """Files that regions were imported from: never written to."""
+        self.last_import: Imported | None = None
         self.is_loading = False
         self._shapes: RegionShapes | None = None
         self._source: RegionsSource | None = None
@@ -117,14 +149,13 @@ class SlideRegions(QObject):
         self._raster: RegionRaster | None = None
         self._raster_names: tuple[str, ...] = ()
         self._raster_ids: tuple[str, ...] = ()
-        self._raster_index: dict[str, int] = {}
         self._editable: set[str] = set()
         self._to_select: set[str] = set()
         self._autosaver: Autosaver | None = None
         self._is_closed = self._is_swapping = False
         self._is_building = self._is_stale = False
         self._snapshot: tuple[int, Annotations] | None = None
-        self._loader = LatestWorker(on_error=lambda _: self._set_busy(""))
+        self._loader = LatestWorker(in_turn=True, on_error=lambda _: self._set_busy(""))
         self._builder = LatestWorker(in_turn=True, on_error=lambda _: self._on_build_failed())
         self._exporter = LatestWorker(in_turn=True, on_error=lambda _: self._set_busy(""))
         self._tell = _single_shot(self, self.changed.emit)
@@ -143,7 +174,7 @@ class SlideRegions(QObject):
         info = self.slide.info
         path = regions_folder() / f"{info.digest}.sqlite"
         facts = {"name": info.path.name, "path": info.location, "digest": info.digest}
-        if not path.is_file():
+        if not any(path.parent.glob(f"{info.digest}*.sqlite")):
             self._keep(Autosaver(path, facts))
             return
         self.is_loading = True
@@ -177,11 +208,13 @@ class SlideRegions(QObject):
         loader.submit(work, show)
 
     def _on_load_failed(self, _: Exception) -> None:
-        # The sentence was shown. Regions can be drawn all the same; they are kept in a file of their own.
+        # The sentence was shown. Regions can be drawn all the same, and are kept in a file beside the unreadable one.
         self.is_loading = False
+        if self._is_closed:
+            return
         info = self.slide.info
-        path = regions_folder() / f"{info.digest}-{time.strftime('%Y%m%d-%H%M%S')}.sqlite"
-        self._keep(Autosaver(path, {"name": info.path.name, "path": info.location, "digest": info.digest}))
+        facts = {"name": info.path.name, "path": info.location, "digest": info.digest}
+        self._keep(Autosaver(regions_folder() / f"{info.digest}.sqlite", facts))
         self._say_changed()
 
     def _say_back(self, store: RegionStore, stored: Stored) -> None:
@@ -198,10 +231,11 @@ class SlideRegions(QObject):
             )
         elif n:
             show_info(f"The {n} regions of {name} are back, as of {when}.")
-        for other in store.others():
-            other_when = time.strftime("%d %B %H:%M", time.localtime(other.time))
+        others = store.others()
+        if others:
             show_info(
-                f"Other regions of {name} from {other_when} are in {other.path.name}, made in a second window."
+                f"Regions of {name} that were made in a second window are kept too: see Earlier versions… in the "
+                "Regions dock."
             )
 
     def _keep(self, autosaver: Autosaver) -> None:
@@ -335,9 +369,16 @@ class SlideRegions(QObject):
             If it is refused, or the regions are still being read.
         """
         self.require_loaded()
-        if put and self.is_many:
+        put = list(put)
+        before = set(self._editable)
+        if self.is_many and len(put) <= _FEW:
+            # What is being drawn or edited stays in the hand.
             self._editable |= {region.id for region in put}
-        self.document.apply(title, put, remove, classes)
+        try:
+            self.document.apply(title, put, remove, classes)
+        except AnnotationError:
+            self._editable = before
+            raise
 
     def require_loaded(self) -> None:
         """Refuse to change what is about to be replaced by what was kept.
@@ -352,29 +393,39 @@ class SlideRegions(QObject):
             raise AnnotationError(msg)
 
     def import_file(
-        self,
-        path: Path,
-        *,
-        mapping: ClassMapping | None = None,
-        in_place_of: frozenset[str] = frozenset(),
+        self, path: Path, *, mapping: ClassMapping | None = None, in_place_of: Imported | None = None
     ) -> None:
-        """Read an annotation file in a thread, and take its regions in; `imported` tells when."""
+        """Read an annotation file in a thread, and take its regions in; `imported` tells when.
+
+        Parameters
+        ----------
+        path
+            The file.
+        mapping
+            Classes of its groups, by default as named.
+        in_place_of
+            An earlier import, whose regions go, and whose place the new ones take.
+        """
         self.require_loaded()
         info = self.slide.info
+        placement = in_place_of.placement if in_place_of is not None else AS_IS
         self._set_busy(f"Reading {path.name} …")
 
         def work(should_stop: Callable[[], bool]) -> tuple[Imported, Annotations] | None:
-            found = read_beside(path, slide=info, mapping=mapping, should_stop=should_stop)
+            found = read_beside(
+                path, slide=info, mapping=mapping, placement=placement, should_stop=should_stop
+            )
             if found is None:
                 return None
-            groups = tuple(found.groups.items())
-            return Imported(path, check_annotations(found, info), frozenset(), groups, mapping), found
+            check = check_annotations(found, info)
+            return Imported(path, check, tuple(found.groups.items()), mapping, placement), found
 
         def show(result: tuple[Imported, Annotations] | None) -> None:
             if result is None:
                 self._set_busy("")
                 return
-            self.take_in(result[1], f"Import {path.name}", in_place_of=in_place_of, imported=result[0])
+            old = in_place_of.ids if in_place_of is not None else frozenset()
+            self.take_in(result[1], f"Import {path.name}", in_place_of=old, imported=result[0])
 
         self._loader.submit(work, show)
 
@@ -399,57 +450,100 @@ class SlideRegions(QObject):
         imported
             Passed on with `imported`, once they are there.
         """
-        document = self.document
-        version = document.version
-        replaced = frozenset(document.regions) if in_place_of is None else in_place_of
+        new: list[Region] = []
 
-        def work(_: Callable[[], bool]) -> Change | None:
-            present = [own for own in document.regions if own not in replaced]
-            new = with_unique_ids(annotations.regions, present)
-            table = document.classes
-            if new and not present:
-                table = ClassTable()
-            table = table.completed(sorted({region.class_name for region in new}), annotations.colors)
-            return document.plan(title, new, replaced, table)
+        def plan(state: DocumentState) -> _Plan:
+            replaced = frozenset(state.regions) if in_place_of is None else in_place_of & state.regions.keys()
+            kept = [region for own, region in state.regions.items() if own not in replaced]
+            new[:] = with_unique_ids(annotations.regions, [region.id for region in kept])
+            table = state.classes if kept or not new or state.classes != DEFAULT_CLASSES else ClassTable()
+            # Classes that only what goes had, go with it; those that the user made stay.
+            left = {region.class_name for region in kept} | {region.class_name for region in new}
+            for gone in {state.regions[own].class_name for own in replaced} - left:
+                table = table.without(gone)
+            return new, replaced, table.completed(sorted(left), annotations.colors)
 
-        def show(change: Change | None) -> None:
-            if change is not None and not document.commit(change, planned_at=version):
-                # Something was drawn meanwhile: once more, on top of that.
-                self.take_in(annotations, title, in_place_of=in_place_of, imported=imported)
-                return
-            self._set_busy("")
-            if self.current_class not in document.classes:
-                self.current_class = document.classes.names[0]
+        def done() -> None:
             if imported is not None:
                 self.sources = (*self.sources, imported.path)
-                new = (
-                    frozenset(own for own, region in change.after.items() if region is not None)
-                    if change
-                    else frozenset()
-                )
-                if not imported.check.regions:
-                    show_error(f"{imported.path.name} holds no regions; see the report in the Regions dock.")
-                self.imported.emit(
-                    Imported(imported.path, imported.check, new, imported.groups, imported.mapping)
-                )
+                self._tell_import(replace(imported, regions={region.id: region for region in new}))
+
+        self.change_in_background(title, plan, done)
+
+    def _tell_import(self, imported: Imported) -> None:
+        self.last_import = imported
+        if not imported.check.regions:
+            show_error(f"{imported.path.name} holds no regions; see the report in the Regions dock.")
+        elif imported.check.dropped or imported.check.outside or imported.check.proposals:
+            show_warning(f"{imported.summary}; see the report in the Regions dock.")
+        else:
+            show_info(f"{imported.summary}.")
+        self.imported.emit(imported)
+
+    def change_in_background(
+        self, title: str, plan: Callable[[DocumentState], _Plan], done: Callable[[], object] = lambda: None
+    ) -> None:
+        """Make a change that may concern all regions: what takes time of it is done in a thread.
+
+        Parameters
+        ----------
+        title
+            For the undo button.
+        plan
+            Returns what is put, which ids go, and the class table, from the state it is given; called in a thread,
+            and again if the regions changed meanwhile.
+        done
+            Called on the UI thread when the change is made.
+        """
+        self.require_loaded()
+        document = self.document
+        state = document.state()
+
+        def work(_: Callable[[], bool]) -> Change | None:
+            put, remove, classes = plan(state)
+            return document.plan(title, put, remove, classes)
+
+        def show(change: Change | None) -> None:
+            if document.version != state.version:
+                # Something was drawn meanwhile: once more, on top of that.
+                self.change_in_background(title, plan, done)
+                return
+            if change is not None:
+                document.commit(change, planned_at=state.version)
+            self._set_busy("")
+            done()
 
         self._loader.submit(work, show)
 
-    def move(self, ids: Iterable[str], placement: Placement) -> None:
-        """Put regions elsewhere, as one change."""
-        regions = tuple(self.document.regions[own] for own in ids if own in self.document.regions)
-        if regions:
-            put = moved(Annotations(regions, format="drawn"), placement).regions
-            self.apply(f"Move {len(put)} regions: {placement.words}", put)
+    def accept(self, imported: Imported, placement: Placement) -> None:
+        """Put the regions of an import where a proposal says, as one change."""
+        moved_regions: list[Region] = []
+
+        def plan(state: DocumentState) -> _Plan:
+            regions = tuple(state.regions[own] for own in imported.ids if own in state.regions)
+            moved_regions[:] = moved(Annotations(regions, format="drawn"), placement).regions
+            return moved_regions, (), None
+
+        def done() -> None:
+            self.last_import = replace(
+                imported,
+                placement=imported.placement.then(placement),
+                regions={region.id: region for region in moved_regions},
+            )
+
+        self.change_in_background(f"Move {len(imported.ids):,} regions: {placement.words}", plan, done)
 
     def restore(self, stored: Stored, title: str) -> None:
-        """Make the regions what they were at an earlier version; one undo takes it back."""
-        self.require_loaded()
-        gone = self.document.regions.keys() - {region.id for region in stored.regions}
-        table = self.document.classes.completed(
-            stored.classes.names, {item.name: item.color for item in stored.classes}
-        )
-        self.apply(title, stored.regions, gone, table)
+        """Make regions and classes what they were at an earlier version; one undo takes it back."""
+
+        def plan(state: DocumentState) -> _Plan:
+            return (
+                stored.regions,
+                state.regions.keys() - {region.id for region in stored.regions},
+                stored.classes,
+            )
+
+        self.change_in_background(title, plan)
 
     def undo(self) -> None:
         """Take the last change back."""

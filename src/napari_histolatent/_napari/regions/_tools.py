@@ -55,6 +55,10 @@ class Tool(Protocol):
     pans: bool
     """Whether dragging moves the view instead of drawing."""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether something is being drawn."""
+
     def press(self, xy: Point, *, near_px: float) -> Drawn | None:
         """Take a click (where `pans`), or the beginning of a drag; `near_px` counts as the same place."""
 
@@ -91,8 +95,13 @@ class _Base:
         self._points = [xy]
         return None
 
+    @property
+    def has_begun(self) -> bool:
+        return bool(self._points)
+
     def drag(self, xy: Point, *, keeps_ratio: bool) -> None:
-        if xy != self._points[-1]:
+        # Nothing, after Esc in the middle of a drag.
+        if self._points and xy != self._points[-1]:
             self._points.append(xy)
 
     def release(self) -> Drawn | None:
@@ -180,6 +189,8 @@ class BoxTool(_Base):
         super().__init__(name)
 
     def drag(self, xy: Point, *, keeps_ratio: bool) -> None:
+        if not self._points:
+            return
         (x0, y0), (x, y) = self._points[0], xy
         if keeps_ratio:
             side = max(abs(x - x0), abs(y - y0))
@@ -215,7 +226,7 @@ class BrushTool(_Base):
     def drag(self, xy: Point, *, keeps_ratio: bool) -> None:
         self._at = xy
         # Steps of a tenth of the radius do not show.
-        if _distance(xy, self._points[-1]) > self.radius_px / 10:
+        if self._points and _distance(xy, self._points[-1]) > self.radius_px / 10:
             self._points.append(xy)
 
     def hover(self, xy: Point) -> None:
@@ -241,7 +252,7 @@ class LineTool(_Base):
         super().__init__(name)
 
     def drag(self, xy: Point, *, keeps_ratio: bool) -> None:
-        if self.name == "measure":
+        if self.name == "measure" and self._points:
             self._points = [self._points[0], xy]
         else:
             super().drag(xy, keeps_ratio=keeps_ratio)

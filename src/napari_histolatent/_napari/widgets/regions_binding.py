@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QMessageBox
 
 from napari_histolatent._napari._layers import KEY, width_on_canvas
 from napari_histolatent._napari._session import session_of, slide_layers_of
@@ -22,6 +23,7 @@ from napari_histolatent._napari.widgets.class_table import ClassRow
 from napari_histolatent._napari.widgets.mapping_editor import MappingEditor
 from napari_histolatent._napari.widgets.versions_dialog import VersionsDialog
 from napari_histolatent.annotations import (
+    AS_IS,
     FORMATS,
     Region,
     RegionClass,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.regions import Drawn, Imported, SlideRegions
     from napari_histolatent._napari.widgets.regions_view import RegionsView
     from napari_histolatent.annotations import Stored, StoredVersion
+    from napari_histolatent.slides import SlideInfo
 
 TOOL_KEYS = {
     "polygon": "P",
@@ -76,7 +79,6 @@ class RegionsBinding(QObject):
         self._session = session_of(viewer)
         self._board = DrawingBoard(viewer, self._on_drawn)
         self._regions: SlideRegions | None = None
-        self._imported: Imported | None = None
         self._layers_with_keys: WeakSet[Any] = WeakSet()
         self._dialog: Any = None
         self._has_brush = False
@@ -145,12 +147,13 @@ class RegionsBinding(QObject):
         if regions is not self._regions:
             self._leave_slide()
             self._regions = regions
-            self._imported = None
             self._view.set_report([])
             self._view.set_proposals([])
             self._view.set_groups_enabled(False)
             if regions is not None:
                 regions.imported.connect(self._on_imported)
+                if regions.last_import is not None:
+                    self._on_imported(regions.last_import)
                 regions.saved.connect(self._on_saved)
                 regions.busy.connect(self._view.set_busy)
                 if regions.document.version:
@@ -203,6 +206,7 @@ class RegionsBinding(QObject):
         counts = document.counts_and_areas(mpp)
         view.set_classes([ClassRow(item, *counts.get(item.name, (0, 0.0))) for item in document.classes])
         view.set_current_class(regions.current_class)
+        view.crop_box.setVisible(_is_offset(info))
         view.set_area_unit("mm²" if mpp else "px²")
         view.set_length_unit("µm" if mpp else "px")
         view.set_history(document.undo_title, document.redo_title)
@@ -464,6 +468,10 @@ class RegionsBinding(QObject):
         if len(chosen) < 2:
             msg = f"{len(chosen)} regions with an area are selected; select two or more to merge them."
             raise AnnotationError(msg)
+        classes = sorted({r.class_name for r in chosen})
+        if len(classes) > 1:
+            msg = f"The selected regions are of {len(classes)} classes ({', '.join(classes)}); give them one first: Set class."
+            raise AnnotationError(msg)
         geometry = merged([r.geometry for r in chosen])
         if geometry is not None:
             others = [r.id for r in chosen[1:]]
@@ -510,16 +518,19 @@ class RegionsBinding(QObject):
         self._with_regions(lambda regions: regions.import_file(Path(path)))
 
     def _on_imported(self, imported: Imported) -> None:
-        self._imported = imported
         check = imported.check
         self._view.set_report([f"{imported.path.name}", *check.lines])
-        self._view.set_proposals([f"{p.placement.words}: {p.reason}" for p in check.proposals])
+        is_placed = imported.placement != AS_IS
+        self._view.set_proposals(
+            [] if is_placed else [f"{p.placement.words}: {p.reason}" for p in check.proposals]
+        )
         self._view.set_groups_enabled(any(group.strip() for group, _ in imported.groups))
         self._view.export_start = str(imported.path.parent)
         self._show()
 
     def _edit_groups(self) -> None:
-        imported, regions = self._imported, self._regions
+        regions = self._regions
+        imported = regions.last_import if regions is not None else None
         if imported is None or regions is None:
             return
         mapping = imported.mapping or default_mapping(imported.check.format)
@@ -527,21 +538,32 @@ class RegionsBinding(QObject):
         dialog = MappingEditor(groups, mapping, classes=regions.document.classes.names, parent=self._view)
 
         def accepted() -> None:
-            self._with_regions(
-                lambda r: r.import_file(imported.path, mapping=dialog.mapping(), in_place_of=imported.ids)
-            )
+            n = imported.changed_in(regions.document)
+            if n == 0 or self.ask_to_discard(n):
+                self._with_regions(
+                    lambda r: r.import_file(imported.path, mapping=dialog.mapping(), in_place_of=imported)
+                )
 
         dialog.accepted.connect(accepted)
         self._dialog = dialog
         dialog.open()
 
+    def ask_to_discard(self, n: int) -> bool:
+        """Ask whether regions may be read from their file again, though so many were changed since."""
+        answer = QMessageBox.question(
+            self._view,
+            "Groups of the file",
+            f"{n:,} of the imported regions were changed or deleted since. Reading the file again with other classes "
+            "takes these changes back (Undo brings them here again). Read it again?",
+        )
+        return bool(answer == QMessageBox.StandardButton.Yes)
+
     def _accept_proposal(self, index: int) -> None:
-        imported = self._imported
-        if imported is None:
-            return
-        placement = imported.check.proposals[index].placement
-        self._with_regions(lambda regions: regions.move(imported.ids, placement))
-        self._view.set_proposals([])
+        imported = self._regions.last_import if self._regions is not None else None
+        if imported is not None:
+            placement = imported.check.proposals[index].placement
+            self._with_regions(lambda regions: regions.accept(imported, placement))
+            self._view.set_proposals([])
 
     def export(self, path: str, format_name: str, rings: str) -> None:
         """Write the regions to a file, in a thread."""
@@ -551,8 +573,14 @@ class RegionsBinding(QObject):
             if annotations is None:
                 msg = "There are no regions to export yet; draw some, or import a file."
                 raise AnnotationError(msg)
+            info = regions.slide.info
+            is_cropped = (
+                format_name == "qupath-geojson" and self._view.crop_box.isChecked() and _is_offset(info)
+            )
             options = WriteOptions(
-                slide=regions.slide.info, rings="source" if rings == "source" else "repaired"
+                slide=info,
+                rings="source" if rings == "source" else "repaired",
+                offset_xy=(-float(info.bounds[0]), -float(info.bounds[1])) if is_cropped else (0.0, 0.0),
             )
             sources = regions.sources
 
@@ -648,6 +676,11 @@ class RegionsBinding(QObject):
     def _delete_selected(self) -> None:
         if self._regions is not None and self._regions.selected and not self._board.tool:
             self.act("delete")
+
+
+def _is_offset(info: SlideInfo) -> bool:
+    """Return whether the scanned part begins elsewhere than the slide: QuPath counts from there."""
+    return tuple(info.bounds[:2]) != (0, 0)
 
 
 def _on_key(action: Callable[..., object], *arguments: str) -> Callable[[Any], None]:

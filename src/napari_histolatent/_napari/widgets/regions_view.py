@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QApplication,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
@@ -126,6 +127,7 @@ class RegionsView(ScrollingDock):
                 "Files",
                 row(self.import_button, self.export_button, self.groups_button),
                 self.rings_box,
+                self.crop_box,
                 self._busy,
             ),
             self._report_section,
@@ -372,6 +374,11 @@ class RegionsView(ScrollingDock):
         self.export_button.setToolTip("Write the regions into a file for another program")
         self.groups_button = QPushButton("Groups…")
         self.groups_button.setToolTip("Say which class each group of the imported file stands for")
+        self.crop_box = QCheckBox("GeoJSON for QuPath's cropped image")
+        self.crop_box.setToolTip(
+            "Count from the scanned part, as QuPath does when it opens this slide; off, from the slide's corner"
+        )
+        self.crop_box.hide()
         self.rings_box = QuietBox()
         for title, name in RINGS:
             self.rings_box.addItem(title, name)
