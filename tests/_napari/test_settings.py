@@ -36,8 +36,7 @@ def viewing(plugin_settings: None, npe2pm: Any) -> Iterator[Any]:
 
 def test_the_default_is_a_gibibyte() -> None:
     manifest = PluginManifest.from_file(ROOT / "napari.yaml")
-    (page,) = manifest.contributions.configurations.values()
-    setting = page.properties["cache_mb"]
+    setting = manifest.contributions.configurations["viewing"].properties["cache_mb"]
     assert setting.default == 1024
     assert cache().cap_bytes == 1024 * MIB
 

@@ -23,6 +23,7 @@ from napari_histolatent.annotations import (
     regions_folder,
 )
 from napari_histolatent.errors import AnnotationError
+from napari_histolatent.slides import open_slide
 from tests._napari.helpers import add, settled
 
 if TYPE_CHECKING:
@@ -392,3 +393,28 @@ def test_nothing_is_changed_while_regions_are_read(
     qtbot.waitUntil(lambda: not again.is_loading, timeout=10_000)
     settled(qtbot, again)
     again.close()
+
+
+def test_regions_are_kept_beside_the_slide_if_the_user_asks(
+    qtbot: Any, viewer: Any, tiny_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "slides" / "a.tiff"
+    copy.parent.mkdir()
+    copy.write_bytes(tiny_slide.read_bytes())
+    kept = copy.with_name("a.tiff.regions.sqlite")
+    monkeypatch.setattr(
+        "napari_histolatent._napari.regions._slide_regions.keeps_regions_beside_slide", lambda: True
+    )
+    with open_slide(copy) as opened:
+        regions = open_in(qtbot, viewer, opened)
+        assert not kept.exists(), "nothing is written before something is drawn"
+        with qtbot.waitSignal(regions.autosaver.saved, timeout=5000):
+            regions.apply("Draw", [DRAWN])
+        session_of(viewer).close()
+        assert kept.exists()
+        monkeypatch.setattr(
+            "napari_histolatent._napari.regions._slide_regions.keeps_regions_beside_slide", lambda: False
+        )
+        again = open_in(qtbot, another_viewer(), opened)
+        assert list(again.document.regions) == ["mine"], "where they are, whatever is set now"
+        again.close()

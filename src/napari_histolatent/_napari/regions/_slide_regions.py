@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 import weakref
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_histolatent._napari._layers import KEY, width_on_canvas
+from napari_histolatent._napari._settings import keeps_regions_beside_slide
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.regions._autosaver import Autosaver
 from napari_histolatent._napari.regions._raster import RegionsSource, palette_of, raster_layer
@@ -170,11 +172,19 @@ class SlideRegions(QObject):
 
     # Keeping
 
-    def _load(self) -> None:
+    def _store_path(self) -> Path:
+        """Return the file that keeps the regions: where they are kept already, else where the user wants them."""
         info = self.slide.info
-        path = regions_folder() / f"{info.digest}.sqlite"
+        own = regions_folder() / f"{info.digest}.sqlite"
+        beside = info.path.with_name(f"{info.path.name}.regions.sqlite")
+        wanted = beside if keeps_regions_beside_slide() and info.url is None else own
+        there = [path for path in (wanted, own, beside) if _has_store(path)]
+        return there[0] if there else wanted
+
+    def _load(self) -> None:
+        info, path = self.slide.info, self._store_path()
         facts = {"name": info.path.name, "path": info.location, "digest": info.digest}
-        if not any(path.parent.glob(f"{info.digest}*.sqlite")):
+        if not _has_store(path):
             self._keep(Autosaver(path, facts))
             return
         self.is_loading = True
@@ -214,7 +224,7 @@ class SlideRegions(QObject):
             return
         info = self.slide.info
         facts = {"name": info.path.name, "path": info.location, "digest": info.digest}
-        self._keep(Autosaver(regions_folder() / f"{info.digest}.sqlite", facts))
+        self._keep(Autosaver(self._store_path(), facts))
         self._say_changed()
 
     def _say_back(self, store: RegionStore, stored: Stored) -> None:
@@ -835,6 +845,11 @@ class SlideRegions(QObject):
         ratio = width / max(self._shapes.layer.current_edge_width, 1e-9)
         if not 2 / 3 < ratio < 3 / 2:
             self._shapes.set_edge_width(width)
+
+
+def _has_store(path: Path) -> bool:
+    """Return whether there is a file of regions of this name, or one of a second window."""
+    return any(path.parent.glob(f"{glob.escape(path.stem)}*.sqlite"))
 
 
 def _n_vertices(change: Change) -> int:
