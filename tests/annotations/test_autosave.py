@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -65,6 +65,16 @@ def hold_open(path: Path) -> None:
         sys.stdout.write(f"{store.path.name}\n")
         sys.stdout.flush()
         sys.stdin.readline()
+
+
+def write_apart(path: Path) -> None:
+    """Be the second window that loaded nothing, and is killed."""
+    store = RegionStore(path, is_new=True)
+    document = RegionDocument()
+    while True:
+        store.save([step(document, document.version + 1)], document.version)
+        sys.stdout.write(f"{store.path.name} {document.version}\n")
+        sys.stdout.flush()
 
 
 def child(function: str, path: Path) -> subprocess.Popen[str]:
@@ -277,13 +287,21 @@ def test_a_second_process_gets_a_branch(path: Path) -> None:
             second.save([step(document, 2)], 2)
     finally:
         holder.communicate("\n", timeout=30)
-    # Nobody is left: the branch was changed last.
+    # Nobody is left: the branch was changed last, and is listed.
     with RegionStore(path) as third:
         assert not third.is_open_elsewhere
         assert not third.was_interrupted
-        assert third.path == path.with_name("slide-2.sqlite")
-        assert_holds(third.load(), document)
-        assert [other.path for other in third.others()] == [path]
+        assert third.path == path
+        stored = third.load()
+        assert stored is not None
+        assert stored.version == 1
+        (other,) = third.others()
+        assert (other.path, other.count) == (path.with_name("slide-2.sqlite"), len(document.regions))
+        assert other.time == pytest.approx(time.time(), abs=60)
+        before = other.path.read_bytes()
+        assert_holds(third.load_other(other.path), document)
+        assert third.notice == ""
+        assert other.path.read_bytes() == before
 
 
 def test_two_stores_of_one_process_do_not_mix_either(path: Path) -> None:
@@ -298,6 +316,240 @@ def test_two_stores_of_one_process_do_not_mix_either(path: Path) -> None:
     with RegionStore(path) as again:
         assert again.path == path
         assert not again.was_interrupted
+
+
+def keep(path: Path, *names: str, is_new: bool = False) -> Path:
+    """Be a window that draws regions and is closed; return its file."""
+    document = RegionDocument([square(name) for name in names])
+    with RegionStore(path, is_new=is_new) as store:
+        store.save([snapshot_of(document)], 1)
+        return store.path
+
+
+def ids(stored: Stored | None) -> list[str]:
+    assert stored is not None
+    return [region.id for region in stored.regions]
+
+
+def test_a_branch_that_was_saved_later_does_not_take_the_place_of_the_file(path: Path) -> None:
+    names = [f"{i}" for i in range(20)]
+    with RegionStore(path) as first:
+        first.save([snapshot_of(RegionDocument([square(name) for name in names]))], 1)
+        with RegionStore(path) as second, RegionStore(path) as third:
+            for store, name in ((second, "b"), (third, "c")):
+                time.sleep(0.02)
+                document = store.load().to_document()  # type: ignore[union-attr]
+                change = document.apply("Draw", [square(name)])
+                assert change is not None
+                store.save([change], document.version)
+            assert [other.path for other in first.others()] == [third.path, second.path]
+            # From a branch, the file itself is another one.
+            assert {other.path for other in second.others()} == {path, third.path}
+    with RegionStore(path) as again:
+        assert again.path == path
+        assert ids(again.load()) == names
+        assert [(other.path.name, other.count) for other in again.others()] == [
+            ("slide-3.sqlite", 21),
+            ("slide-2.sqlite", 21),
+        ]
+        assert ids(again.load_other(path.with_name("slide-2.sqlite"))) == [*names, "b"]
+    assert [other.path.name for other in RegionStore.others_of(path)] == [
+        "slide-3.sqlite",
+        "slide-2.sqlite",
+        "slide.sqlite",
+    ]
+
+
+def test_a_branch_that_adds_nothing_is_not_listed(path: Path) -> None:
+    keep(path, "a")
+    with RegionStore(path) as first:
+        copied = RegionStore(path)  # of a window that is killed before it saves
+        emptied = RegionStore(path)
+        emptied.save([snapshot_of(RegionDocument())], 2)
+        assert first.others() == []
+        emptied.close()
+        shutil.copy(copied.path, path.with_name("slide-9.sqlite"))
+        copied.close()
+        assert path.with_name("slide-9.sqlite").exists()
+        assert first.others() == []
+        assert first.notice == ""
+
+
+def test_the_newest_branch_is_opened_if_the_file_itself_is_gone_or_empty(path: Path) -> None:
+    keep(path, "a")
+    with RegionStore(path):
+        keep(path, "b")
+        time.sleep(0.02)
+        kept = keep(path, "c")
+    path.unlink()
+    with RegionStore(path) as store:
+        assert store.path == kept
+        assert ids(store.load()) == ["c"]
+        assert [ids(store.load_other(other.path)) for other in store.others()] == [["b"]]
+        assert not path.exists()
+    assert kept.exists(), "nothing was saved to it this time, but it is no needless copy"
+    path.write_bytes(b"damaged" * 1000)
+    with RegionStore(path) as store:
+        assert ids(store.load()) == ["c"]
+        assert "slide.sqlite.damaged-1" in store.notice
+        assert store.notice.endswith("kept in slide-3.sqlite.")
+
+
+def test_who_loaded_nothing_starts_empty_beside_what_there_is(path: Path) -> None:
+    assert keep(path, "a", "b", is_new=True) == path
+    before = path.read_bytes()
+    for is_live in (False, True):
+        first = RegionStore(path) if is_live else None
+        before = path.read_bytes()
+        with RegionStore(path, {"name": "s"}, is_new=True) as second:
+            assert second.is_empty
+            assert second.path != path
+            assert second.is_open_elsewhere is is_live
+            assert second.slide == {"name": "s"}
+            assert [(other.path, other.count) for other in second.others()] == [(path, 2)]
+            needless = second.path
+        assert not needless.exists()
+        assert path.read_bytes() == before
+        if first is not None:
+            first.close()
+    second_path = keep(path, "c", is_new=True)
+    assert path.read_bytes() != b""
+    with RegionStore(path) as store:
+        assert ids(store.load()) == ["a", "b"]
+        assert [(other.path, other.count) for other in store.others()] == [(second_path, 1)]
+
+
+def test_a_file_that_is_used_but_still_empty_is_not_shared(path: Path) -> None:
+    with RegionStore(path, is_new=True) as first, RegionStore(path, is_new=True) as second:
+        assert first.path == path
+        assert second.path == path.with_name("slide-2.sqlite")
+    assert path.exists()
+    with RegionStore(path, is_new=True) as again:
+        assert again.path == path
+
+
+def newer(path: Path) -> None:
+    RegionStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def foreign(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE regions (x)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (newer, "newer version"),
+        (foreign, "not a store of regions"),
+        (lambda path: path.write_bytes(b"junk" * 1000), "not a database"),
+        (lambda path: path.mkdir(), "unable to open"),
+    ],
+)
+def test_who_loaded_nothing_gets_a_branch_beside_a_file_that_cannot_be_opened(
+    path: Path, make: Any, why: str
+) -> None:
+    path.parent.mkdir()
+    make(path)
+    before = path.read_bytes() if path.is_file() else b""
+    for number, name in ((2, "a"), (3, "b")):
+        time.sleep(0.02)
+        with RegionStore(path, is_new=True) as store:
+            assert store.path == path.with_name(f"slide-{number}.sqlite")
+            assert why in store.notice
+            assert store.notice.endswith(f"What is drawn now is kept apart, in slide-{number}.sqlite.")
+            store.save([snapshot_of(RegionDocument([square(name)]))], 1)
+            assert ids(store.load()) == [name]
+            assert len(store.others()) == number - 2
+    assert (path.read_bytes() if path.is_file() else b"") == before
+    found = RegionStore.others_of(path)
+    assert [(other.path.name, other.count) for other in found] == [
+        ("slide-3.sqlite", 1),
+        ("slide-2.sqlite", 1),
+    ]
+    stored, notice = RegionStore.read(found[0].path)
+    assert ids(stored) == ["b"]
+    assert notice == ""
+
+
+def test_a_session_counts_as_open_before_another_thread_can_look(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    sign_in = RegionStore._sign_in
+
+    def checked(self: RegionStore, slide: Any) -> None:
+        # The lock is still held here: afterwards is too late.
+        assert self._session in autosave._open_sessions
+        sign_in(self, slide)
+
+    monkeypatch.setattr(RegionStore, "_sign_in", checked)
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: RegionStore(path, is_new=True), range(4)))
+    assert len({store.path for store in stores}) == 4
+    for store in stores:
+        store.close()
+
+
+def test_a_branch_that_cannot_be_made_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(path, "a")
+
+    def refuse(*_: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setattr(RegionStore, "_sign_in", refuse)
+    for _ in range(3):
+        with pytest.raises(UserError, match="the disk is full"):
+            RegionStore(path, is_new=True)
+    assert list(path.parent.glob("slide-*")) == []
+
+
+def test_listing_the_files_of_a_slide_without_any_makes_none(path: Path) -> None:
+    assert RegionStore.others_of(path) == []
+    assert RegionStore.read(path) == (None, f"The regions kept in {path} are not there any more.")
+    assert not path.parent.exists()
+
+
+def test_another_file_that_was_left_half_written_is_read_as_it_was(path: Path, tmp_path: Path) -> None:
+    kept = keep(path, "a")
+    connection = sqlite3.connect(kept, isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("DELETE FROM regions")
+    for i in range(2000):  # more than the cache: it goes to the file before it is committed
+        connection.execute("INSERT INTO meta VALUES (?, ?)", (f"{i}", "x" * 500))
+    killed = tmp_path / "killed.sqlite"
+    shutil.copy(kept, killed)
+    shutil.copy(f"{kept}-journal", f"{killed}-journal")
+    connection.execute("ROLLBACK")
+    connection.close()
+    assert killed.stat().st_size > kept.stat().st_size
+    stored, notice = RegionStore.read(killed)
+    assert ids(stored) == ["a"]
+    assert notice == ""
+
+
+def test_another_file_that_is_being_written_to_is_a_sentence(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autosave, "_BUSY_S", 0.05)
+    kept = keep(path, "a")
+    connection = sqlite3.connect(kept, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    with RegionStore(path.with_name("other.sqlite")) as store, pytest.raises(UserError, match="locked"):
+        store.load_other(kept)
+    connection.execute("ROLLBACK")
+    connection.close()
+    newer(kept)
+    with RegionStore(path.with_name("other.sqlite")) as store, pytest.raises(UserError, match="newer"):
+        store.load_other(kept)
 
 
 def test_a_session_of_another_host_counts_for_a_day(path: Path) -> None:
@@ -373,6 +625,64 @@ def test_a_killed_process_loses_nothing_it_saved(path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_killed_process_loses_nothing_it_saved_fifty_times(path: Path) -> None:
     kill_again_and_again(path, 50)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_second_window_leaves_a_file_that_is_listed(path: Path) -> None:
+    keep(path, "a")
+    for number in (2, 3):
+        process = child("write_apart", path)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        first = process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        name, version = [first, *(line for line in process.stdout if line.endswith("\n"))][-1].split()
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
+        assert name == f"slide-{number}.sqlite"
+        with RegionStore(path) as store:
+            assert store.path == path
+            assert ids(store.load()) == ["a"]
+            assert not store.was_interrupted
+            assert store.others()[0].path.name == name
+            stored = store.load_other(path.with_name(name))
+            assert stored is not None
+            assert stored.version >= int(version)
+            truth = RegionDocument()
+            while truth.version < stored.version:
+                step(truth, truth.version + 1)
+            assert_holds(stored, truth)
+
+
+def test_no_damage_of_another_file_raises_anything_but_a_sentence(sound: Path, tmp_path: Path) -> None:
+    content = sound.read_bytes()
+    rng = random.Random(5)
+    main = tmp_path / "beside" / "slide.sqlite"
+    keep(main, "a")
+    branch = main.with_name("slide-2.sqlite")
+    n_none = 0
+    for i in range(60):
+        wrong = bytearray(content[: rng.randrange(len(content))] if i % 3 == 0 else content)
+        for _ in range(0 if i % 3 == 0 else 20):
+            at = rng.randrange(len(wrong))
+            wrong[at : at + 300] = rng.randbytes(len(wrong[at : at + 300]))
+        branch.write_bytes(wrong)
+        with RegionStore(main) as store:
+            assert ids(store.load()) == ["a"]
+            store.others()
+            try:
+                stored = store.load_other(branch)
+            except UserError:
+                continue
+            if stored is None and wrong:
+                n_none += 1
+                assert str(branch) in store.notice
+            elif stored is not None:
+                stored.to_document()
+        assert branch.read_bytes() == wrong
+    assert n_none > 10
 
 
 def damage(sound: Path, folder: Path, n: int) -> None:

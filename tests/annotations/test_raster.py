@@ -91,7 +91,9 @@ def test_outlines_show_at_every_zoom_without_gaps() -> None:
     raster = RegionRaster([circle, box(0, 0, 1e7, 1e7)], np.array([3, 1]))
     for size in (1, 4, 33, 600):
         drawn = raster.outlines((0, 0, 1000, 1000), (size, size))
-        assert (drawn == 3).any()
+        dots = raster.dots((0, 0, 1000, 1000), (size, size))
+        assert (drawn == 3).any() == (size > 1)
+        assert (dots == 3).any() == (size == 1), "what is too small for an outline is a dot"
     ring = raster.outlines((50, 50, 950, 950), (600, 600)) == 3
     assert label(ring, connectivity=2).max() == 1
     assert label(~ring, connectivity=1).max() == 2  # closed: inside and outside are apart

@@ -18,6 +18,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import numpy as np
@@ -33,7 +34,7 @@ from napari_histolatent.annotations._region import UNCLASSIFIED, Region, SourceR
 from napari_histolatent.errors import AnnotationError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -68,6 +69,12 @@ JOIN (SELECT id, MAX(version) AS version FROM regions WHERE version <= ? GROUP B
 ON r.id = newest.id AND r.version = newest.version WHERE r.geometry IS NOT NULL
 """
 
+_COUNT = """
+SELECT COUNT(*) FROM regions AS r
+JOIN (SELECT id, MAX(version) AS version FROM regions GROUP BY id) AS newest
+ON r.id = newest.id AND r.version = newest.version WHERE r.geometry IS NOT NULL
+"""
+
 _open_sessions: set[str] = set()
 """Sessions of this very process: its id alone does not tell an open store from one left behind."""
 
@@ -86,11 +93,13 @@ class StoredVersion:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """Another file of the same slide, left by a second process that had it open at the same time."""
+    """Another file of the same slide, kept by a second window that had it open at the same time."""
 
     path: Path
     time: float
     """When it was last changed, seconds since 1970."""
+    count: int
+    """Regions in its newest state."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,10 @@ def snapshot_of(document: RegionDocument | DocumentState, *, title: str = "All r
 class RegionStore:
     """The file that keeps one slide's regions, opened for writing by one session.
 
-    Safe to use from any thread, one call at a time. If another live process has the file, this one gets a
-    file of its own beside it (`-2`, `-3`, ...) that starts as a copy: two sessions never mix. If none is
-    live, the file that was changed last is opened, and the others are listed by `others`.
+    Safe to use from any thread, one call at a time. The file asked for is opened whenever no other session has
+    it. If one has, this one gets a file of its own beside it (`-2`, `-3`, ...) that starts as a copy: two
+    sessions never mix. Such branches are listed by `others`; one is opened only if the file itself is not there
+    or holds nothing.
 
     A file that is damaged is moved aside, and an empty one is begun; `notice` says so. After that `is_empty`
     is true: what is saved then is a `snapshot_of` the whole document, not the last change.
@@ -154,21 +164,23 @@ class RegionStore:
         The file; its folder is made.
     slide
         What is known of the slide (its name, path, digest), kept in the file for whoever finds it.
+    is_new
+        Whether this session begins with nothing loaded; the store is empty then. A file that holds something, is in
+        use, or cannot be read is not touched: a branch beside it is used, and that one starts empty.
 
     Raises
     ------
     UserError
-        If the folder cannot be written to or the disk is full.
+        If the folder cannot be written to or the disk is full; unless `is_new`, also if the file cannot be read.
     """
 
-    def __init__(self, path: Path, slide: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: Path, slide: Mapping[str, str] | None = None, *, is_new: bool = False) -> None:
         self._asked = path
         self._lock = threading.RLock()
         self._session = uuid4().hex
         self._notices: list[str] = []
-        self._others: tuple[StoredFile, ...] = ()
         self._was_interrupted = self._is_open_elsewhere = False
-        self._has_saved = False
+        self._is_new_branch = self._has_saved = False
         self._orders: dict[str, int] | None = None
         self._next_order = 0
         self._offset = 0
@@ -176,13 +188,17 @@ class RegionStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two programs that open the same slide at once must not both find it free.
             with FileLock(path.with_name(f".{path.name}.lock"), timeout=60):
-                self._path, self._connection = self._choose()
+                self._path, self._connection = self._choose_new() if is_new else self._choose()
+                # Before the lock goes: another window of this process must not take the session for a dead one.
+                _open_sessions.add(self._session)
                 try:
                     self._sign_in(slide)
                 except BaseException:
+                    _open_sessions.discard(self._session)
                     self._connection.close()
+                    if self._is_new_branch:
+                        _remove_database(self._path)
                     raise
-        _open_sessions.add(self._session)
         self._is_open = True
 
     def __enter__(self) -> RegionStore:
@@ -212,8 +228,51 @@ class RegionStore:
         return self._is_open_elsewhere
 
     def others(self) -> list[StoredFile]:
-        """Return the slide's other files that were there at opening, the newest first."""
-        return list(self._others)
+        """Return the slide's other files as they are now, the newest first.
+
+        Only those that hold regions; not a branch that was made as a copy and never saved to. What cannot be read is
+        left out, and `notice` says so.
+        """
+        return _others_of(self._asked, self._path, self._tell)
+
+    @staticmethod
+    def others_of(path: Path) -> list[StoredFile]:
+        """Return a slide's files as `others` does, for who has no store: `path` itself is among them."""
+        return _others_of(path, None, lambda _: None)
+
+    def load_other(self, path: Path) -> Stored | None:
+        """Return the newest state of another file, which is only read.
+
+        Returns
+        -------
+        Stored or None
+            None if the file is damaged or gone, which `notice` says, or holds nothing.
+
+        Raises
+        ------
+        UserError
+            If another program holds the file, it may not be read, or a newer version of the program made it.
+        """
+        stored, notice = self.read(path)
+        if notice:
+            self._tell(notice)
+        return stored
+
+    @staticmethod
+    def read(path: Path) -> tuple[Stored | None, str]:
+        """Return what `load_other` does and the sentence about it, for who has no store."""
+        try:
+            with closing(_only_read(path)) as connection:
+                return _state_in(connection, path)
+        except (OSError, *_FAULTS) as error:
+            if not os.path.lexists(path):
+                return None, f"The regions kept in {path} are not there any more."
+            if isinstance(error, _FAULTS) and _is_damage(error):
+                return None, _trouble_with(path, error)
+            msg = (
+                f"{_trouble_with(path, error)} Check that no other program holds it and that you may read it."
+            )
+            raise UserError(msg) from error
 
     @property
     def is_empty(self) -> bool:
@@ -241,31 +300,10 @@ class RegionStore:
             None if nothing is stored, or there is no such version.
         """
         with self._using() as connection:
-            where = "" if version is None else "WHERE version = ?"
-            row = connection.execute(
-                f"SELECT version, time FROM versions {where} ORDER BY version DESC LIMIT 1",
-                () if version is None else (version,),
-            ).fetchone()
-            if row is None:
-                return None
-            found, when = int(row[0]), _number(row[1])
-            rows = connection.execute(_STATE, (found,)).fetchall()
-            classes = connection.execute(
-                "SELECT json FROM classes WHERE version <= ? ORDER BY version DESC LIMIT 1", (found,)
-            ).fetchone()
-            regions, n_skipped = _regions_of(rows)
-            if n_skipped:
-                self._tell(
-                    f"{n_skipped} of {len(rows)} regions are damaged in {self._path} and were left out; look over the slide."
-                )
-            return Stored(
-                regions,
-                ClassTable.from_json(_from_json(classes[0] if classes else None)),
-                str(_meta(connection, "hole_class") or "exclusion"),
-                found,
-                when,
-                n_skipped,
-            )
+            stored, notice = _state_in(connection, self._path, version)
+            if notice:
+                self._tell(notice)
+            return stored
         return None
 
     def versions(self) -> list[StoredVersion]:
@@ -335,7 +373,7 @@ class RegionStore:
             if not self._is_open:
                 return
             self._is_open = False
-            is_needless = self._is_open_elsewhere and not self._has_saved
+            is_needless = self._is_new_branch and not self._has_saved
             try:
                 self._connection.execute("DELETE FROM sessions WHERE id = ?", (self._session,))
             except _FAULTS:
@@ -455,36 +493,79 @@ class RegionStore:
     # Opening
 
     def _choose(self) -> tuple[Path, sqlite3.Connection]:
-        """Return the file to work in, opened: the one last changed, or a branch if one is in use."""
+        """Return the file to work in, opened: the one asked for, or a branch if that is in use."""
         candidates: list[_Candidate] = []
         try:
-            for path in (self._asked, *_branches_of(self._asked)):
-                candidates.append(self._looked_at(path))
-            in_use = [candidate for candidate in candidates if candidate.is_live]
-            chosen = max(in_use or candidates, key=lambda candidate: candidate.changed)
-            if in_use:
-                self._is_open_elsewhere = True
+            base = self._base()
+            candidates += [base] if base is not None else []
+            chosen = base
+            if base is None or not base.holds:
+                branches = [self._branch(path) for path in _branches_of(self._asked)]
+                candidates += [branch for branch in branches if branch is not None]
+                holding = [candidate for candidate in candidates if candidate.holds]
+                chosen = max(holding, key=lambda candidate: candidate.changed, default=base)
+            if chosen is None:
+                return self._asked, _opened(self._asked)
+            if base is None and self.notice:
+                self._tell(f"The regions are those of a second window, kept in {chosen.path.name}.")
+            if chosen.is_live:
+                self._is_open_elsewhere = self._is_new_branch = True
                 path = _free_branch_of(self._asked)
-                connection = _branched(chosen.connection, path)
-            else:
-                self._was_interrupted = chosen.was_interrupted
-                path, connection = chosen.path, chosen.connection
-                candidates.remove(chosen)
+                return path, _branched(chosen.connection, path)
+            self._was_interrupted = chosen.was_interrupted
+            candidates.remove(chosen)
+            return chosen.path, chosen.connection
         finally:
             for candidate in candidates:
                 candidate.connection.close()
-        files = [StoredFile(item.path, item.changed) for item in candidates if item.changed > 0]
-        self._others = tuple(sorted(files, key=lambda file: -file.time))
-        return path, connection
 
-    def _looked_at(self, path: Path) -> _Candidate:
+    def _choose_new(self) -> tuple[Path, sqlite3.Connection]:
+        """Return an empty file to work in, opened: the one asked for if it is free, or a branch."""
+        if not self._asked.exists():
+            return self._asked, _opened(self._asked)
+        is_readable = True
         try:
-            return _Candidate.of(path, _opened(path))
+            if self._is_free():
+                return self._asked, _opened(self._asked)
+        except (UserError, OSError, *_FAULTS) as error:
+            # Whatever is wrong with that file, what is drawn now has to be kept.
+            is_readable = False
+            self._tell(_trouble_with(self._asked, error))
+        path = _free_branch_of(self._asked)
+        if not is_readable:
+            self._tell(f"What is drawn now is kept apart, in {path.name}.")
+        self._is_new_branch = True
+        return path, _branched(None, path)
+
+    def _is_free(self) -> bool:
+        """Whether the file asked for holds nothing and is used by nobody; it is only read."""
+        with closing(_connected(self._asked, is_read_only=True)) as connection:
+            if _has_no_table(connection):
+                return True
+            _require_ours(connection, self._asked)
+            base = _Candidate.of(self._asked, connection)
+            self._is_open_elsewhere = base.is_live
+            return not base.holds and not base.is_live
+
+    def _base(self) -> _Candidate | None:
+        """Look at the file asked for; None if it is not there, or was damaged and is aside now."""
+        if not self._asked.exists():
+            return None
+        try:
+            return _Candidate.of(self._asked, _opened(self._asked))
         except _FAULTS as error:
             if not _is_damage(error):
                 raise
-            self._tell(_moved_aside(path, error))
-        return _Candidate.of(path, _opened(path))
+            self._tell(_moved_aside(self._asked, error))
+            return None
+
+    def _branch(self, path: Path) -> _Candidate | None:
+        """Look at a branch; None if it cannot be read, which is no reason to open nothing."""
+        try:
+            return _Candidate.of(path, _opened(path))
+        except (UserError, OSError, *_FAULTS) as error:
+            self._tell(_trouble_with(path, error))
+            return None
 
     def _sign_in(self, slide: Mapping[str, str] | None) -> None:
         """Write this session's row in the place of the dead ones."""
@@ -515,6 +596,8 @@ class _Candidate:
 
     path: Path
     connection: sqlite3.Connection
+    holds: bool
+    """Whether there is a version in it."""
     changed: float
     """When it was last changed; 0 if it is empty."""
     is_live: bool
@@ -523,7 +606,7 @@ class _Candidate:
     @classmethod
     def of(cls, path: Path, connection: sqlite3.Connection) -> _Candidate:
         try:
-            changed = _number(connection.execute("SELECT MAX(time) FROM versions").fetchone()[0])
+            n_versions, changed = connection.execute("SELECT COUNT(*), MAX(time) FROM versions").fetchone()
             sessions = connection.execute("SELECT id, pid, host, started, seen FROM sessions").fetchall()
         except BaseException:
             connection.close()
@@ -531,7 +614,7 @@ class _Candidate:
         is_live = any(_is_alive(*session) for session in sessions)
         here = socket.gethostname()
         was_interrupted = not is_live and any(session[2] == here for session in sessions)
-        return cls(path, connection, changed, is_live, was_interrupted)
+        return cls(path, connection, n_versions > 0, _number(changed), is_live, was_interrupted)
 
 
 def _is_alive(session: object, pid: object, host: object, started: object, seen: object) -> bool:
@@ -559,25 +642,19 @@ def _opened(path: Path) -> sqlite3.Connection:
     UserError
         If a newer version of the program made it.
     """
-    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = _connected(path)
     try:
         connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -32000")
-        if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+        if _has_no_table(connection):
             # Counts only before the first page is written, and would write to a file that is there.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
                 f" PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
             )
-        if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-            msg = "file is not a store of regions"
-            raise sqlite3.DatabaseError(msg)
-        made_by = connection.execute("PRAGMA user_version").fetchone()[0]
-        if made_by > _SCHEMA_VERSION:
-            msg = f"The regions in {path} were kept by a newer version of napari-histolatent (format {made_by}); update it."
-            raise UserError(msg)
+        _require_ours(connection, path)
         fault = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if fault != "ok":
             raise sqlite3.DatabaseError(fault)
@@ -587,17 +664,92 @@ def _opened(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _branched(source: sqlite3.Connection, path: Path) -> sqlite3.Connection:
-    """Return a new store that starts as a copy of another."""
-    with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as copy:
-        source.backup(copy)
-    connection = _opened(path)
+def _connected(path: Path, *, is_read_only: bool = False) -> sqlite3.Connection:
+    target = str(path)
+    if is_read_only:
+        # For writing all the same, so that what a killed process left half written can be taken back; only a file that
+        # is there, and no statement may write.
+        name = path.absolute().as_posix()
+        target = f"file://{'' if name.startswith('/') else '/'}{quote(os.fsencode(name), safe='/:')}?mode=rw"
+    connection = sqlite3.connect(
+        target, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, uri=is_read_only
+    )
+    if is_read_only:
+        try:
+            connection.execute("PRAGMA query_only = 1")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _only_read(path: Path) -> sqlite3.Connection:
+    """Return a store that is only read, as it is at this moment: its process may go on writing."""
+    connection = _connected(path, is_read_only=True)
     try:
-        connection.execute("DELETE FROM sessions")
+        connection.execute("BEGIN")
+        _require_ours(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _has_no_table(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
+
+
+def _require_ours(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        msg = "file is not a store of regions"
+        raise sqlite3.DatabaseError(msg)
+    made_by = connection.execute("PRAGMA user_version").fetchone()[0]
+    if made_by > _SCHEMA_VERSION:
+        msg = f"The regions in {path} were kept by a newer version of napari-histolatent (format {made_by}); update it."
+        raise UserError(msg)
+
+
+def _branched(source: sqlite3.Connection | None, path: Path) -> sqlite3.Connection:
+    """Return a new store that starts as a copy of another, or empty."""
+    try:
+        if source is not None:
+            with closing(_connected(path)) as copy:
+                source.backup(copy)
+        connection = _opened(path)
+        try:
+            connection.execute("DELETE FROM sessions")
+            # Up to here it holds nothing of its own.
+            connection.execute("INSERT OR REPLACE INTO meta SELECT 'branched_at', MAX(version) FROM versions")
+        except BaseException:
+            connection.close()
+            raise
+    except BaseException:
+        # Tried again every few seconds on a full disk, it would leave a file each time.
+        _remove_database(path)
+        raise
+    return connection
+
+
+def _others_of(path: Path, own: Path | None, tell: Callable[[str], None]) -> list[StoredFile]:
+    """Return the slide's files but `own` that hold regions which no other file has."""
+    others = []
+    for file in (path, *_branches_of(path)):
+        try:
+            if file == own or not file.exists():
+                continue
+            with closing(_only_read(file)) as connection:
+                has_own = connection.execute(
+                    "SELECT (SELECT MAX(version) FROM versions) >"
+                    " COALESCE((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'branched_at'), -1)"
+                ).fetchone()[0]
+                count = connection.execute(_COUNT).fetchone()[0] if has_own else 0
+                newest = connection.execute("SELECT time FROM versions ORDER BY version DESC LIMIT 1")
+                if count:
+                    others.append(StoredFile(file, _number(newest.fetchone()[0]), count))
+        except (UserError, OSError, *_FAULTS) as error:
+            if os.path.lexists(file):  # a window that closes takes its needless branch away
+                tell(_trouble_with(file, error))
+    return sorted(others, key=lambda other: -other.time)
 
 
 def _branches_of(path: Path) -> list[Path]:
@@ -628,7 +780,7 @@ def _moved_aside(path: Path, error: Exception) -> str:
     if journal.exists():
         # Left where it is, it would be played into the new file.
         os.replace(journal, aside.with_name(f"{aside.name}-journal"))
-    return f"The regions kept in {path} cannot be read ({error}); the file is now {aside.name}, and a new one is begun."
+    return f"The regions kept in {path} cannot be read ({error}); the file is now {aside.name}."
 
 
 def _remove_database(path: Path) -> None:
@@ -638,6 +790,39 @@ def _remove_database(path: Path) -> None:
 
 
 # Rows
+
+
+def _state_in(
+    connection: sqlite3.Connection, path: Path, version: int | None = None
+) -> tuple[Stored | None, str]:
+    """Return the state as of a version, the newest if None, and what is to be told of it."""
+    where = "" if version is None else "WHERE version = ?"
+    row = connection.execute(
+        f"SELECT version, time FROM versions {where} ORDER BY version DESC LIMIT 1",
+        () if version is None else (version,),
+    ).fetchone()
+    if row is None:
+        return None, ""
+    found, when = int(row[0]), _number(row[1])
+    rows = connection.execute(_STATE, (found,)).fetchall()
+    classes = connection.execute(
+        "SELECT json FROM classes WHERE version <= ? ORDER BY version DESC LIMIT 1", (found,)
+    ).fetchone()
+    regions, n_skipped = _regions_of(rows)
+    notice = (
+        f"{n_skipped} of {len(rows)} regions are damaged in {path} and were left out; look over the slide."
+        if n_skipped
+        else ""
+    )
+    stored = Stored(
+        regions,
+        ClassTable.from_json(_from_json(classes[0] if classes else None)),
+        str(_meta(connection, "hole_class") or "exclusion"),
+        found,
+        when,
+        n_skipped,
+    )
+    return stored, notice
 
 
 def _regions_of(rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[Region, ...], int]:
@@ -755,6 +940,12 @@ def _is_damage(error: Exception) -> bool:
         code & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
         or code == sqlite3.SQLITE_IOERR_SHORT_READ
     )
+
+
+def _trouble_with(path: Path, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"The regions kept in {path} cannot be read ({error}); the file is left as it is."
 
 
 _REASONS: Iterable[tuple[tuple[int, ...], tuple[int, ...], str, str]] = (

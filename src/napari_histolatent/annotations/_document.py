@@ -47,6 +47,11 @@ class Change:
         """Number and area (px²) of the regions before and after, by class: asked for, they are remembered."""
         return _totals(self.before.values()), _totals(self.after.values())
 
+    @cached_property
+    def put(self) -> dict[str, Region]:
+        """The regions that are new or changed, by id: asked for, they are remembered."""
+        return {region_id: region for region_id, region in self.after.items() if region is not None}
+
     def inverse(self) -> Change:
         """Return the change that takes this one back."""
         return Change(f"Undo: {self.title}", self.after, self.before, self.classes_after, self.classes_before)
@@ -182,7 +187,7 @@ class RegionDocument:
         """
         change = self._planned(title, put, remove, classes, is_guarded=True)
         if change is not None:
-            _ = change.totals  # the areas of all regions: now, not on the thread of the window
+            _ = change.totals, change.put  # of all regions: now, not on the thread of the window
         return change
 
     def commit(self, change: Change, *, planned_at: int) -> bool:
@@ -411,7 +416,7 @@ class RegionDocument:
             # All new, as from a file: in one go.
             first = len(self._order)
             self._order.update(zip(change.after, range(first, first + len(change.after)), strict=True))
-            self._regions.update((i, region) for i, region in change.after.items() if region is not None)
+            self._regions.update(change.put)
         else:
             self._carry_out_singly(change.after)
         before, after = change.totals

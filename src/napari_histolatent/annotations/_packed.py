@@ -15,6 +15,7 @@ import shapely
 
 from napari_histolatent.annotations._chunks import CHUNK
 from napari_histolatent.annotations._region import Annotations, Region, Repair, SourceRing
+from napari_histolatent.annotations.formats._json import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,14 +62,16 @@ def unpack(folder: Path, *, should_stop: Callable[[], bool] = lambda: False) -> 
     sources = _sources(folder)
     wkb = _parts(folder, "wkb")
     regions: list[Region] = []
-    for text in _parts(folder, "texts"):
-        if should_stop():
-            return None
-        rows = json.loads(text)
-        geometries = shapely.from_wkb([next(wkb) for _ in rows])
-        for (own, class_name, name), geometry in zip(rows, geometries, strict=True):
-            regions.append(Region(own, class_name, geometry, name, sources.get(len(regions), ())))
-        time.sleep(_REST_SECONDS)
+    # A collection walks over everything there is, and 200,000 new objects would call for several.
+    with collecting_later():
+        for text in _parts(folder, "texts"):
+            if should_stop():
+                return None
+            rows = json.loads(text)
+            geometries = shapely.from_wkb([next(wkb) for _ in rows])
+            for (own, class_name, name), geometry in zip(rows, geometries, strict=True):
+                regions.append(Region(own, class_name, geometry, name, sources.get(len(regions), ())))
+            time.sleep(_REST_SECONDS)
     return Annotations(
         regions=tuple(regions),
         format=head["format"],

@@ -78,10 +78,15 @@ class RegionRaster:
         return result.reshape(shape)
 
     def outlines(self, box_xy: Box, shape: tuple[int, int]) -> NDArray[np.uint16]:
-        """Return the code of a region whose outline passes through each pixel, 0 where there is none."""
+        """Return the code of a region whose outline passes through each pixel, 0 where there is none.
+
+        Regions smaller than 1.5 pixels have no outline that could be seen; see `dots`.
+        """
         rows, columns = shape
         result = np.zeros(rows * columns, np.uint16)
-        for regions in self._chunks(np.flatnonzero(self._reaches(box_xy, shape))):
+        left, top, right, bottom = self._bounds_in(box_xy, shape)
+        is_seen = self._reaches(box_xy, shape) & (np.maximum(right - left, bottom - top) >= _DOT_PX)
+        for regions in self._chunks(np.flatnonzero(is_seen)):
             u, v, _, owner = self._edges_in(box_xy, shape, regions)
             u, v, kept = _clipped(shape, u, v)
             _paint_lines(result, shape, u, v, self._codes[owner[kept]])

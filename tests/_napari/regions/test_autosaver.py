@@ -13,7 +13,7 @@ from shapely.geometry import box
 
 from napari_histolatent._napari.regions import _autosaver
 from napari_histolatent._napari.regions._autosaver import Autosaver
-from napari_histolatent.annotations import Region, RegionDocument, RegionStore
+from napari_histolatent.annotations import Region, RegionDocument, RegionStore, snapshot_of
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
@@ -188,3 +188,137 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(
     saver.close()
     assert len(errors) == 1
     assert errors[0].startswith("The last changes of the regions are not saved:")
+
+
+def ids(stored: object) -> list[str]:
+    return [region.id for region in stored.regions]  # type: ignore[attr-defined]
+
+
+def test_two_windows_on_a_fresh_slide_keep_their_regions_apart(
+    qtbot: Any, quick: None, saver: Autosaver, document: RegionDocument, tmp_path: Path
+) -> None:
+    path = tmp_path / "regions" / "d.sqlite"
+    other_document = RegionDocument()
+    other = Autosaver(path, FACTS)
+    other.watch(other_document)
+    told: list[str] = []
+    own_told: list[str] = []
+    other.told.connect(told.append)
+    saver.told.connect(own_told.append)
+    with qtbot.waitSignal(saver.saved, timeout=5000):
+        for name in ("a", "b"):
+            draw(document, name)
+    # Who has drawn nothing sees the other's regions in the list, and leaves no file by looking.
+    (listed,) = other.versions().result(10)
+    assert (listed.version, listed.title, listed.n_changed) == (
+        -1,
+        "Made in a second window (2 regions)",
+        2,
+    )
+    assert ids(other.load(-1).result(10)) == ["a", "b"]
+    assert other.load(-2).result(10) is None
+    assert [file.name for file in path.parent.glob("*.sqlite")] == ["d.sqlite"]
+    with qtbot.waitSignal(other.saved, timeout=5000):
+        draw(other_document, "x")
+    with qtbot.waitSignal(other.saved, timeout=5000):
+        draw(other_document, "y")
+    with qtbot.waitSignal(saver.saved, timeout=5000):
+        draw(document, "c")
+    assert len(told) == 1
+    assert "Earlier versions…" in told[0]
+    assert own_told == []
+    versions = saver.versions().result(10)
+    assert [(version.version, version.title) for version in versions] == [
+        (3, "Draw c"),
+        (2, "Draw b"),
+        (-1, "Made in a second window (2 regions)"),
+    ]
+    assert ids(saver.load(-1).result(10)) == ["x", "y"]
+    other.close()
+    saver.close()
+    with RegionStore(path) as store:
+        assert store.path == path
+        assert ids(store.load()) == ["a", "b", "c"]
+        (kept,) = store.others()
+        assert ids(store.load_other(kept.path)) == ["x", "y"]
+
+
+def test_looking_at_the_versions_of_a_fresh_slide_leaves_no_file(saver: Autosaver, tmp_path: Path) -> None:
+    assert saver.versions().result(10) == []
+    assert saver.load(-1).result(10) is None
+    assert saver.load(1).result(10) is None
+    assert not (tmp_path / "regions").exists()
+
+
+def test_after_a_failed_load_the_regions_go_to_a_file_that_is_found_again(
+    qtbot: Any, quick: None, saver: Autosaver, document: RegionDocument, tmp_path: Path
+) -> None:
+    path = tmp_path / "regions" / "d.sqlite"
+    path.mkdir(parents=True)  # whoever may read everything cannot read this
+    told: list[str] = []
+    saver.told.connect(told.append)
+    with qtbot.waitSignal(saver.saved, timeout=5000):
+        draw(document, "a")
+    assert len(told) == 1
+    assert "kept apart, in d-2.sqlite" in told[0]
+    assert "another window" not in told[0]
+    saver.close()
+    later = Autosaver(path, FACTS)
+    (listed,) = later.versions().result(10)
+    assert listed.version == -1
+    assert ids(later.load(-1).result(10)) == ["a"]
+    later.close()
+
+
+def test_another_windows_file_that_is_damaged_is_told(
+    qtbot: Any, quick: None, saver: Autosaver, document: RegionDocument, tmp_path: Path
+) -> None:
+    path = tmp_path / "regions" / "d.sqlite"
+    with RegionStore(path) as store:
+        draw_in = RegionDocument([Region("x", "tumour", box(0, 0, 1, 1))])
+        store.save([snapshot_of(draw_in)], 1)
+    assert len(saver.versions().result(10)) == 1
+    path.write_bytes(b"junk" * 1000)
+    with qtbot.waitSignal(saver.told, timeout=5000) as told:
+        assert saver.load(-1).result(10) is None
+    assert "cannot be read" in told.args[0]
+
+
+def test_a_change_during_a_long_write_is_written_right_after_it(
+    qtbot: Any,
+    saver: Autosaver,
+    document: RegionDocument,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_autosaver, "_AFTER_MS", 400)
+    entered, go_on = threading.Event(), threading.Event()
+    starts: list[float] = []
+    save = RegionStore.save
+
+    def slow(self: RegionStore, changes: Any, version: int) -> int:
+        starts.append(time.monotonic())
+        entered.set()
+        if len(starts) == 1:
+            go_on.wait(10)
+        return save(self, changes, version)
+
+    monkeypatch.setattr(RegionStore, "save", slow)
+    draw(document, "a")
+    qtbot.waitUntil(entered.is_set, timeout=5000)
+    draw(document, "b")
+    qtbot.wait(600)
+    ended = time.monotonic()
+    go_on.set()
+    qtbot.waitUntil(lambda: len(starts) == 2, timeout=5000)
+    assert starts[1] - ended < 0.3
+    qtbot.waitUntil(lambda: saver.is_saved, timeout=5000)
+    # One that has waited for less goes on gathering, for as long as it would have.
+    go_on.clear()
+    del starts[:]
+    draw(document, "c")
+    qtbot.waitUntil(lambda: len(starts) == 1, timeout=5000)
+    changed = time.monotonic()
+    draw(document, "d")
+    go_on.set()
+    qtbot.waitUntil(lambda: len(starts) == 2, timeout=5000)
+    assert 0.3 < starts[1] - changed < 0.8

@@ -25,7 +25,7 @@ _GROWTH_BYTES = 120e6
 """Between the two halves of a walk: less than two views' frames and what the drawing library keeps."""
 
 
-@pytest.mark.parametrize("seconds", [60, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [25, pytest.param(600, marks=pytest.mark.long)])
 def test_a_walk_keeps_memory_flat(
     make_napari_viewer: Callable[..., Any], qtbot: Any, tmp_path: Path, seconds: float
 ) -> None:

@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histolatent.annotations import RegionStore, snapshot_of
+from napari_histolatent.annotations import RegionStore, StoredVersion, snapshot_of
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from napari_histolatent.annotations import Change, DocumentState, RegionDocument, StoredVersion
+    from napari_histolatent.annotations import Change, DocumentState, RegionDocument
+    from napari_histolatent.annotations._autosave import StoredFile
 
 _AFTER_MS = 1500
-"""Changes that follow each other within this are one write; a change waits no longer."""
+"""Changes that follow each other within this are one write; a change waits no longer, but for a write under way."""
+_MANY, _AFTER_MANY_MS = 20_000, 3500
+"""So many regions come from a file, which has them still: first they are shown, then written."""
 _AGAIN_MS = 5000
 """After a write that failed."""
 _LAST_SECONDS = 30.0
+_APART = (
+    "Other regions of this slide are kept already, by another window. Those that you draw here are kept apart from "
+    "them; both are listed under Earlier versions… in the Regions dock."
+)
 
 
 class Autosaver(QObject):
@@ -31,7 +38,8 @@ class Autosaver(QObject):
     Parameters
     ----------
     path
-        The store's file; it is made with the first change.
+        The store's file; without a store it is made with the first change. What another window keeps in it by then
+        stays there: this one's regions go to a file beside it.
     slide
         What is known of the slide, for whoever finds the file.
     store
@@ -45,12 +53,16 @@ class Autosaver(QObject):
     told = Signal(str)
     """What the store has to say: that it is damaged, or open in another window."""
     _written = Signal(object)
+    _heard = Signal(str)
+    """What the writer's thread has to tell."""
 
     def __init__(self, path: Path, slide: dict[str, str], store: RegionStore | None = None) -> None:
         super().__init__()
         self._path, self._slide, self._store = path, slide, store
         self._document: RegionDocument | None = None
         self._pending: list[Change] = []
+        self._pending_since = 0.0
+        self._others: list[StoredFile] = []
         self._is_writing = False
         self._in_flight: tuple[Future[None], list[Change]] | None = None
         self._failed_with = ""
@@ -60,6 +72,7 @@ class Autosaver(QObject):
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._write)
         self._written.connect(self._on_written)
+        self._heard.connect(self._on_heard)
 
     def watch(self, document: RegionDocument) -> None:
         """Write this document's changes from now on."""
@@ -72,12 +85,37 @@ class Autosaver(QObject):
         return not self._pending and not self._is_writing
 
     def versions(self) -> Future[list[StoredVersion]]:
-        """Ask for the versions that can be gone back to, newest first."""
-        return self._writer.submit(lambda: self._store.versions() if self._store is not None else [])
+        """Ask for the versions that can be gone back to, newest first.
+
+        After them, with negative numbers, what other windows keep of the slide.
+        """
+        return self._writer.submit(self._versions)
 
     def load(self, version: int) -> Future[object]:
-        """Ask for the state as of a version."""
-        return self._writer.submit(lambda: self._store.load(version) if self._store is not None else None)
+        """Ask for the state as of a version; a negative one is another window's, as last listed by `versions`."""
+        return self._writer.submit(self._load, version)
+
+    def _versions(self) -> list[StoredVersion]:
+        store = self._store
+        # Without a store nothing was drawn here: looking at the list leaves no file either.
+        self._others = store.others() if store is not None else RegionStore.others_of(self._path)
+        versions = store.versions() if store is not None else []
+        return versions + [
+            StoredVersion(
+                -number, other.time, f"Made in a second window ({other.count} regions)", other.count
+            )
+            for number, other in enumerate(self._others, start=1)
+        ]
+
+    def _load(self, version: int) -> object:
+        if version >= 0:
+            return self._store.load(version) if self._store is not None else None
+        if -version > len(self._others):
+            return None
+        stored, notice = RegionStore.read(self._others[-version - 1].path)
+        if notice:
+            self._tell(notice)
+        return stored
 
     def close(self) -> None:
         """Write what is left and close the store. Waits for the disk: for a window that closes."""
@@ -116,9 +154,11 @@ class Autosaver(QObject):
             show_error(f"The last changes of the regions are not saved: {error}")
 
     def _on_changed(self, change: Change) -> None:
+        if not self._pending:
+            self._pending_since = time.monotonic()
         self._pending.append(change)
         if not self._timer.isActive() and not self._is_writing:
-            self._timer.start(_AFTER_MS)
+            self._timer.start(_AFTER_MS if len(change.after) < _MANY else _AFTER_MANY_MS)
 
     def _write(self) -> None:
         if self._document is None or not self._pending:
@@ -138,11 +178,25 @@ class Autosaver(QObject):
     def _save(self, changes: list[Change], state: DocumentState) -> None:
         """Write, in the writer's thread."""
         if self._store is None:
-            self._store = RegionStore(self._path, self._slide)
+            # It is empty: the first save is a snapshot.
+            self._store = RegionStore(self._path, self._slide, is_new=True)
+            if self._store.path != self._path and not self._store.notice:
+                self._tell(_APART)
         if self._store.is_empty:
             self._store.save([snapshot_of(state, title=changes[-1].title)], state.version)
         else:
             self._store.save(changes, state.version)
+
+    def _tell(self, text: str) -> None:
+        """Tell, from the writer's thread."""
+        try:
+            self._heard.emit(text)
+        except RuntimeError:  # the window went away meanwhile
+            return
+
+    def _on_heard(self, text: str) -> None:
+        if self._document is not None:
+            self.told.emit(text)
 
     def _on_written(self, result: tuple[BaseException | None, list[Change]]) -> None:
         error, changes = result
@@ -156,7 +210,8 @@ class Autosaver(QObject):
         if error is None:
             self._failed_with = ""
             if self._pending:
-                self._timer.start(_AFTER_MS)
+                waited_ms = round((time.monotonic() - self._pending_since) * 1000)
+                self._timer.start(max(0, _AFTER_MS - waited_ms))
             else:
                 self.saved.emit(time.time())
             return

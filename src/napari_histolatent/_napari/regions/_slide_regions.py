@@ -189,13 +189,14 @@ class SlideRegions(QObject):
             return
         self.is_loading = True
 
-        def work(_: Callable[[], bool]) -> tuple[RegionStore, Stored | None, RegionDocument | None]:
+        def work(_: Callable[[], bool]) -> tuple[RegionStore, Stored | None, RegionDocument | None, bool]:
             store = RegionStore(path, facts)
             stored = store.load()
-            return store, stored, stored.to_document() if stored is not None else None
+            document = stored.to_document() if stored is not None else None
+            return store, stored, document, bool(store.others())
 
-        def show(found: tuple[RegionStore, Stored | None, RegionDocument | None]) -> None:
-            store, stored, document = found
+        def show(found: tuple[RegionStore, Stored | None, RegionDocument | None, bool]) -> None:
+            store, stored, document, has_others = found
             self.is_loading = False
             if self._is_closed:
                 store.close()
@@ -205,7 +206,7 @@ class SlideRegions(QObject):
                     document.set_class(DEFAULT_CLASSES.classes[0])
                 self.document = document
                 self.current_class = document.classes.names[0]
-                self._say_back(store, stored)
+                self._say_back(store, stored, has_others=has_others)
             if store.notice:
                 show_warning(store.notice)
             self._keep(Autosaver(path, facts, store))
@@ -227,7 +228,7 @@ class SlideRegions(QObject):
         self._keep(Autosaver(self._store_path(), facts))
         self._say_changed()
 
-    def _say_back(self, store: RegionStore, stored: Stored) -> None:
+    def _say_back(self, store: RegionStore, stored: Stored, *, has_others: bool) -> None:
         when = time.strftime("%d %B %H:%M:%S", time.localtime(stored.time))
         name, n = self.slide.info.path.name, stored.count
         if store.is_open_elsewhere:
@@ -241,8 +242,7 @@ class SlideRegions(QObject):
             )
         elif n:
             show_info(f"The {n} regions of {name} are back, as of {when}.")
-        others = store.others()
-        if others:
+        if has_others:
             show_info(
                 f"Regions of {name} that were made in a second window are kept too: see Earlier versions… in the "
                 "Regions dock."
