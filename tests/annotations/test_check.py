@@ -141,7 +141,8 @@ def test_annotations_of_this_slide_pass(annotations: Annotations) -> None:
             # The mark on the slide does not help: nothing can be cut from it.
             annotations_of(("a", box(1500, 40, 1600, 50)), ("b", box(0, 900, 9, 990)), ("mark", Point(1, 1))),
             "All 2 regions lie outside a.svs (1000 x 800 px): the first starts at x=1500, y=40; "
-            "check that they were drawn on this slide, and at level 0.",
+            "check that they were drawn on this slide, and at level 0; regions lie beyond the slide, as if drawn on "
+            "a scan 2 times as fine: multiply by 0.5.",
         ),
     ],
 )

@@ -47,8 +47,8 @@ def test_nothing_is_proposed_when_all_is_well(slide: SlideInfo) -> None:
 
 
 def test_all_in_the_top_left_sixteenth() -> None:
-    (proposal,) = proposals(drawn((100, 100, W / 4, H / 4)), PLAIN)
-    assert proposal.placement == Placement(4.0)
+    proposal, other = proposals(drawn((100, 100, W / 4, H / 4)), PLAIN)
+    assert (proposal.placement, other.placement) == (Placement(4.0), Placement(2.0))
     assert "top-left sixteenth, as if drawn at downsample 4" in proposal.reason
     # One region beyond it, and it is not so.
     assert proposals(drawn((100, 100, 200, 200), (W / 2, 100, W / 2 + 10, 200)), PLAIN) == ()
@@ -56,15 +56,37 @@ def test_all_in_the_top_left_sixteenth() -> None:
 
 def test_the_coarsest_level_that_fits_comes_first() -> None:
     slide = replace(PLAIN, levels=(*PLAIN.levels, Level(2_500, 1_875, 16.0)))
-    assert placements(drawn((10, 10, 2_400, 1_800)), slide) == [Placement(16.0), Placement(4.0)]
-    assert placements(drawn((10, 10, 9_000, 7_000)), slide) == [Placement(4.0)]
+    assert placements(drawn((10, 10, 2_400, 1_800)), slide) == [Placement(v) for v in (16.0, 4.0, 8.0, 2.0)]
+    assert placements(drawn((10, 10, 9_000, 7_000)), slide) == [Placement(4.0), Placement(2.0)]
 
 
 def test_beyond_the_slide() -> None:
-    (proposal,) = proposals(drawn((100, 100, W * 3, H * 3)), PLAIN)
+    proposal, *others = proposals(drawn((100, 100, W * 3, H * 3)), PLAIN)
     assert proposal.placement == Placement(0.25)
+    assert [v.placement for v in others] == [Placement(1 / v) for v in (8, 16, 32)]
     assert "beyond the slide, as if drawn on a scan 4 times as fine" in proposal.reason
-    assert proposals(drawn((100, 100, W * 50, H)), PLAIN) == ()  # nothing is known that would help
+    assert proposals(drawn((100, 100, W * 80, H)), PLAIN) == ()  # nothing is known that would help
+
+
+def test_a_slide_of_one_level_is_tried_with_powers_of_two() -> None:
+    one_level = replace(PLAIN, levels=PLAIN.levels[:1])
+    assert placements(drawn((100, 100, W * 3.6, H * 3.6)), one_level)[0] == Placement(0.25)
+    assert placements(drawn((100, 100, W * 50, H * 50)), one_level) == [Placement(1 / 64)]
+    assert placements(drawn((100, 100, W / 20, H / 20)), one_level) == [Placement(v) for v in (16, 8, 4, 2)]
+
+
+def test_near_equal_factors_are_proposed_once_and_four_at_most() -> None:
+    levels = tuple(Level(round(W / v), round(H / v), v) for v in (1.0, 2.0, 4.0003, 8.0, 16.002, 32.0))
+    slide = replace(SLIDE, levels=levels, mpp_x=0.2425, mpp_y=0.2425)
+    small = drawn((10, 10, W / 40, H / 40))
+    # Micrometres stay among them, however many levels there are.
+    assert placements(small, slide) == [Placement(v) for v in (32.0, 16.002, 8.0, 1 / 0.2425)]
+    assert placements(small, replace(slide, mpp_x=0.25)) == [
+        Placement(v) for v in (32.0, 16.002, 8.0, 4.0003)
+    ]
+    assert placements(drawn((10, 10, W / 5, H / 5)), slide) == [
+        Placement(v) for v in (4.0003, 2.0, 1 / 0.2425)
+    ]
 
 
 def test_micrometres() -> None:
@@ -86,7 +108,10 @@ def test_quapths_cropped_coordinates_of_a_mirax_slide() -> None:
 
 def test_counted_from_the_glass_where_the_slide_is_cropped() -> None:
     beyond = drawn((W - 1_000, H - 1_000, W + 2_500, H + 1_500))
-    assert placements(beyond, MRXS) == [Placement(offset_xy=(-3_000.0, -2_000.0)), Placement(0.25)]
+    assert placements(beyond, MRXS) == [
+        Placement(offset_xy=(-3_000.0, -2_000.0)),
+        *(Placement(v) for v in (0.25, 0.5, 0.125)),
+    ]
 
 
 def test_what_is_proposed_puts_the_regions_onto_the_slide_and_nothing_is_done_unasked() -> None:
@@ -94,12 +119,13 @@ def test_what_is_proposed_puts_the_regions_onto_the_slide_and_nothing_is_done_un
     check = check_annotations(annotations, PLAIN)
     assert check.outside == 1
     assert annotations.regions[0].geometry.bounds[0] == W + 5_000
-    (proposal,) = check.proposals
+    proposal, *others = check.proposals
     after = check_annotations(moved(annotations, proposal.placement), PLAIN)
     assert (after.outside, after.proposals) == (0, ())
     assert "proposed: multiply by 0.25; regions lie beyond the slide" in "\n".join(check.lines)
     assert check.to_json()["proposals"] == [
-        {"factor": 0.25, "offset_xy": [0.0, 0.0], "reason": proposal.reason}
+        {"factor": v.placement.factor, "offset_xy": [0.0, 0.0], "reason": v.reason}
+        for v in (proposal, *others)
     ]
 
 

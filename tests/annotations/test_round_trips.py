@@ -421,3 +421,52 @@ def test_what_is_written_is_of_one_size_for_one_region(tmp_path: Path) -> None:
     ):
         (region,) = through(these, tmp_path, name, form).regions
         assert (region.class_name, region.geometry.area) == ("tumour", 96)
+
+
+@pytest.mark.parametrize(("form", "name"), [("asap-xml", "a.xml"), ("ndpa", "a.ndpa")])
+def test_an_island_in_a_hole_of_its_class_is_kept(tmp_path: Path, form: str, name: str) -> None:
+    """Where holes are shapes of their own: only rings of polygons that need it are written otherwise."""
+
+    def blob(x: float, y: float, radius: float) -> Polygon:
+        angles = np.arange(17) * 2 * np.pi / 17 + 0.1
+        return Polygon(np.column_stack([np.cos(angles), np.sin(angles)]) * radius + (x, y))
+
+    def holed(outer: Polygon, *holes: Polygon) -> Polygon:
+        return Polygon(
+            outer.exterior, [hole.exterior.coords[:: 1 - 2 * (k % 2)] for k, hole in enumerate(holes)]
+        )
+
+    # Two holes with islands, one of them a part of the same region, and a hole without; an island with a hole and an
+    # island in it; an island of another class; a hole that nearly touches its outline.
+    a = holed(blob(500, 500, 400), blob(420, 500, 150), blob(700, 500, 60), blob(500, 750, 60))
+    b = holed(blob(420, 500, 100), blob(420, 500, 70))
+    regions = (
+        Region("1", "tumour", MultiPolygon([a, blob(700, 500, 20)])),
+        Region("2", "tumour", b, "island"),
+        Region("3", "tumour", blob(420, 500, 40)),
+        Region("4", "stroma", holed(blob(1500, 500, 200), blob(1500, 500, 50))),
+        Region("5", "stroma", blob(500, 750, 30)),  # in a hole of another class
+        Region("6", "stroma", holed(box(2000, 0, 2100, 100), box(2000.5, 0.5, 2050, 50))),
+        Region("7", "stroma", box(2010, 10, 2020, 20)),
+    )
+    before = Annotations(regions, format="drawn")
+    after = through(before, tmp_path, name, form, slide=SLIDE)
+    ours = [(r.class_name, r.name, p) for r in before.regions for p in r.polygons]
+    theirs = [(r.class_name, r.name, r.polygons) for r in after.regions]
+    assert len(theirs) == len(ours)
+    for (class_name, own_name, part), (other_class, other_name, (other,)) in zip(ours, theirs, strict=True):
+        assert other_class == class_name
+        assert not own_name or other_name == own_name
+        assert len(other.interiors) == len(part.interiors)
+        assert part.symmetric_difference(other).area < 0.002 * part.length
+    if form == "asap-xml":
+        # Only three polygons were written with bridges; of the others every vertex is there.
+        assert (parts_of(before) & parts_of(after)).total() == len(ours) - 3
+        assert after.repaired == 3
+    again = through(after, tmp_path, f"again {name}", form, slide=SLIDE)
+    assert [len(p.interiors) for r in again.regions for p in r.polygons] == [
+        len(p.interiors) for *_, p in ours
+    ]
+    assert sum(r.geometry.area for r in again.regions) == pytest.approx(
+        sum(p.area for *_, p in ours), rel=1e-5
+    )

@@ -9,6 +9,7 @@ from napari_histolatent.annotations._autosave import (
 )
 from napari_histolatent.annotations._check import AnnotationCheck, check_annotations, require_on_slide
 from napari_histolatent.annotations._child import read_beside
+from napari_histolatent.annotations._chunks import collecting_later
 from napari_histolatent.annotations._classes import ClassTable, RegionClass
 from napari_histolatent.annotations._document import (
     Change,
@@ -82,6 +83,7 @@ __all__ = [
     "added",
     "area_mm2",
     "check_annotations",
+    "collecting_later",
     "default_mapping",
     "edited",
     "ellipse_of",

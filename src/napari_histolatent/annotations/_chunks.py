@@ -1,7 +1,9 @@
-"""Shapely over many geometries without holding up other threads: its long calls keep Python's lock to the end."""
+"""Many geometries without holding up other threads: long calls, and collections of garbage, keep Python's lock."""
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -29,3 +31,15 @@ def in_chunks(
     """Return `function(geometries)`, an array along its first axis, put together from parts."""
     parts = [function(chunk) for chunk in chunks_of(geometries)]
     return np.concatenate(parts) if parts else function(geometries)
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Keep the cyclic garbage collector from walking over millions of new lists again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from napari_histolatent.annotations._chunks import CHUNK
+from napari_histolatent.annotations._chunks import CHUNK, collecting_later
 from napari_histolatent.annotations._region import Annotations, Region, Repair, SourceRing
-from napari_histolatent.annotations.formats._json import collecting_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ import pytest
 from shapely.geometry import LineString, MultiPoint, MultiPolygon, Point, Polygon, box, shape
 
 from napari_histolatent.annotations._region import Annotations, Region, SourceRing
+from napari_histolatent.annotations.formats import _json
 from napari_histolatent.annotations.formats._format import WriteOptions
 from napari_histolatent.annotations.formats._geojson import GEOJSON
 from napari_histolatent.annotations.formats._json import parse_json
@@ -162,8 +163,36 @@ def test_nuclei_of_cells_are_left_out_and_counted() -> None:
     cell = {**feature(objectType="cell"), "nucleusGeometry": {"type": "Polygon", "coordinates": [HOLE]}}
     source = read([cell, cell, feature()])
     assert len(source.marks) == 3
-    assert len(source.messages) == 1
-    assert source.messages[0].startswith("2 cells ")
+    nuclei, kinds = source.messages
+    assert nuclei.startswith("2 cells have a nucleus ")
+    assert kinds == "2 cells come in as annotations"
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_what_qupath_knows_of_its_objects_and_we_do_not_keep_is_said(
+    monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    if is_long:
+        monkeypatch.setattr(_json, "_BATCH_BYTES", 500)
+    measured = {"measurements": {"Area µm^2": 12.5}}
+    objects = [
+        *[feature(objectType="detection", **measured)] * 11,
+        {**feature(object_type="detection", measurements=[{"name": "a", "value": 1}]), "id": "x"},
+        *[{**feature(measurements={}), "id": "PathCellObject"}] * 1200,
+        *[feature(objectType="annotation", isLocked=True)] * 3,
+        *[feature(objectType="annotation", isLocked=False, measurements=[])] * 9,
+        feature(None, objectType="detection", **measured),
+    ]
+    document = parse_json(json.dumps({"type": "FeatureCollection", "features": objects}).encode(), "a")
+    assert isinstance(document["features"][0]["geometry"]["coordinates"][0], np.ndarray) == is_long
+    assert read(document).messages == (
+        "12 detections and 1,200 cells come in as annotations; measurements of 12 objects are left out; "
+        "3 locked objects are unlocked",
+    )
+    assert read(feature(objectType="tile", isLocked=True, **measured)).messages == (
+        "1 tile comes in as an annotation; measurements of 1 object are left out; 1 locked object is unlocked",
+    )
+    assert read(feature(objectType="annotation", isLocked=False)).messages == ()
 
 
 @pytest.mark.parametrize(

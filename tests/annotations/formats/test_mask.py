@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,8 +146,105 @@ def test_a_mask_too_large_or_of_noise_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(_mask, "_MAX_SEGMENTS", 100)
     with pytest.raises(AnnotationError, match="a picture or noise"):
         MASK.read(path, None)
+    monkeypatch.setattr(_mask, "_PIXELS_AT_ONCE", 1599)
     monkeypatch.setattr(_mask, "_MAX_PIXELS", 1599)
-    with pytest.raises(AnnotationError, match=r"a\.tif has 1,600 pixels, more than the 1,599"):
+    with pytest.raises(
+        AnnotationError, match=r"a\.tif has 1,600 pixels.* more than 1,599 is read tile by tile"
+    ):
+        MASK.read(path, None)
+
+
+STORED: list[dict[str, Any]] = [
+    {"tile": (64, 48), "compression": "zlib"},
+    {"tile": (16, 16)},
+    {"rowsperstrip": 7, "compression": "zlib", "predictor": True},
+    {"rowsperstrip": 50},
+    {},  # one block of pixels, mapped into memory
+    {"byteorder": ">"},
+]
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_tile_by_tile_is_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, Any], dtype: type
+) -> None:
+    if dtype is bool and "predictor" in stored:
+        pytest.skip("no predictor for bits")
+    rng = np.random.default_rng(3)
+    labels = np.zeros((211, 190), np.uint16)
+    for value in range(1, 30):
+        y, x = rng.integers(0, 200, 2)
+        labels[y : y + rng.integers(1, 90), x : x + rng.integers(1, 90)] = (
+            value % 3 * (300 if value > 20 else 1)
+        )
+    labels[64:192, 48:144] = 1  # whole tiles of one label, within it
+    labels[40:60, 20:80] = rng.integers(0, 2, (20, 60))
+    path = saved(tmp_path, labels.astype(dtype), **stored)
+    monkeypatch.setattr(_mask, "_WORKING_TILE", 1000)
+    whole = MASK.read(path, None).marks
+    monkeypatch.setattr(_mask, "_WORKING_TILE", 30)
+    in_parts = MASK.read(path, None).marks
+    monkeypatch.setattr(_mask, "_PIXELS_AT_ONCE", 0)
+    by_tile = MASK.read(path, None).marks
+    for other in (in_parts, by_tile):
+        assert [m.where for m in other] == [m.where for m in whole]
+        for a, b in zip(other, whole, strict=True):
+            assert all((p == q).all() for p, q in zip(a.rings, b.rings, strict=True))
+
+
+def test_a_mask_too_large_to_be_held_that_we_wrote_is_read_back(tmp_path: Path) -> None:
+    """2.1 times as many pixels as are held at once: nearly all of its tiles are empty or of one label."""
+    a = Polygon(box(100, 15_000, 9_000, 22_000).exterior, [box(600, 16_000, 700, 20_001).exterior])
+    b = box(23_990, 23_995, 24_000, 24_000)
+    info = slide(24_000, 24_000)
+    assert MASK.write is not None
+    MASK.write(
+        tmp_path / "a.tif",
+        Annotations((Region("1", "a", a), Region("2", "b", b)), format="drawn"),
+        WriteOptions(slide=info),
+    )
+    assert info.width_px * info.height_px > _mask._PIXELS_AT_ONCE
+    tracemalloc.start()
+    marks = MASK.read(tmp_path / "a.tif", info).marks
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
+    assert [(m.class_name, polygon(m).equals(g)) for m, g in zip(marks, (a, b), strict=True)] == [
+        ("a", True),
+        ("b", True),
+    ]
+
+
+def test_tiles_that_the_file_leaves_out_are_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    ones = zlib.compress(np.ones((16, 16), np.uint8).tobytes())
+    tifffile.imwrite(
+        path, iter([ones, b"", b"", ones]), shape=(32, 32), dtype=np.uint8, tile=(16, 16),
+        compression="zlib", photometric="minisblack",
+    )  # fmt: skip
+    monkeypatch.setattr(_mask, "_PIXELS_AT_ONCE", 0)
+    marks = MASK.read(path, None).marks
+    assert [polygon(m).bounds for m in marks] == [(0, 0, 16, 16), (16, 16, 32, 32)]
+
+
+def test_a_large_mask_that_is_damaged_or_not_tiled_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.kron(np.eye(8, dtype=np.uint8), np.ones((16, 16), np.uint8))
+    path = saved(tmp_path, labels, tile=(32, 32), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[0]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 8] = b"damaged!"
+    path.write_bytes(data)
+    monkeypatch.setattr(_mask, "_PIXELS_AT_ONCE", 0)
+    with pytest.raises(AnnotationError, match="cannot be decoded"):
+        MASK.read(path, None)
+    path = saved(tmp_path, labels, compression="zlib", rowsperstrip=128)
+    monkeypatch.setattr(_mask, "_MAX_TILE_PIXELS", 1000)
+    with pytest.raises(AnnotationError, match="Save it as a tiled TIFF of one page"):
         MASK.read(path, None)
 
 

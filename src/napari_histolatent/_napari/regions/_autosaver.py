@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_histolatent.annotations import RegionStore, StoredVersion, snapshot_of
+from napari_histolatent.annotations import RegionStore, StoredVersion, collecting_later, snapshot_of
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
@@ -182,10 +182,11 @@ class Autosaver(QObject):
             self._store = RegionStore(self._path, self._slide, is_new=True)
             if self._store.path != self._path and not self._store.notice:
                 self._tell(_APART)
-        if self._store.is_empty:
-            self._store.save([snapshot_of(state, title=changes[-1].title)], state.version)
-        else:
-            self._store.save(changes, state.version)
+        with collecting_later():
+            if self._store.is_empty:
+                self._store.save([snapshot_of(state, title=changes[-1].title)], state.version)
+            else:
+                self._store.save(changes, state.version)
 
     def _tell(self, text: str) -> None:
         """Tell, from the writer's thread."""

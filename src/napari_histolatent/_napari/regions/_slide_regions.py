@@ -30,6 +30,7 @@ from napari_histolatent.annotations import (
     RegionRaster,
     RegionStore,
     check_annotations,
+    collecting_later,
     moved,
     n_vertices,
     read_beside,
@@ -113,8 +114,8 @@ class _Built:
     """Layers made in a thread, of the document at one version."""
 
     version: int
-    layer: Shapes
-    outlines: Outlines
+    shapes: tuple[Shapes, Outlines] | None
+    """None where the layer that is there shows the same: nothing."""
     raster: RegionRaster | None
     names: tuple[str, ...]
     raster_ids: tuple[str, ...]
@@ -460,12 +461,14 @@ class SlideRegions(QObject):
         imported
             Passed on with `imported`, once they are there.
         """
-        new: list[Region] = []
+        taken: dict[str, Region] = {}
 
         def plan(state: DocumentState) -> _Plan:
             replaced = frozenset(state.regions) if in_place_of is None else in_place_of & state.regions.keys()
             kept = [region for own, region in state.regions.items() if own not in replaced]
-            new[:] = with_unique_ids(annotations.regions, [region.id for region in kept])
+            new = with_unique_ids(annotations.regions, [region.id for region in kept])
+            taken.clear()
+            taken.update((region.id, region) for region in new)
             table = state.classes if kept or not new or state.classes != DEFAULT_CLASSES else ClassTable()
             # Classes that only what goes had, go with it; those that the user made stay.
             left = {region.class_name for region in kept} | {region.class_name for region in new}
@@ -476,7 +479,7 @@ class SlideRegions(QObject):
         def done() -> None:
             if imported is not None:
                 self.sources = (*self.sources, imported.path)
-                self._tell_import(replace(imported, regions={region.id: region for region in new}))
+                self._tell_import(replace(imported, regions=taken))
 
         self.change_in_background(title, plan, done)
 
@@ -510,8 +513,9 @@ class SlideRegions(QObject):
         state = document.state()
 
         def work(_: Callable[[], bool]) -> Change | None:
-            put, remove, classes = plan(state)
-            return document.plan(title, put, remove, classes)
+            with collecting_later():
+                put, remove, classes = plan(state)
+                return document.plan(title, put, remove, classes)
 
         def show(change: Change | None) -> None:
             if document.version != state.version:
@@ -645,6 +649,7 @@ class SlideRegions(QObject):
         editable = frozenset(self._editable) if self.is_many else None
         width = width_on_canvas(self._viewer, info, canvas_px=_OUTLINE_CANVAS_PX)
         name = f"regions of {info.path.name}"
+        is_blank = self._shapes is not None and not self._shapes.ids
 
         def work(_: Callable[[], bool]) -> _Built:
             hidden = {item.name for item in state.classes if not item.is_visible}
@@ -654,9 +659,11 @@ class SlideRegions(QObject):
                 for region in regions
                 if (editable is None or region.id in editable) and region.class_name not in hidden
             ]
-            layer, outlines = build_layer(shown, state.classes, info, name=name, edge_width=width)
+            shapes = None
+            if shown or not is_blank:
+                shapes = build_layer(shown, state.classes, info, name=name, edge_width=width)
             if editable is None:
-                return _Built(state.version, layer, outlines, None, (), ())
+                return _Built(state.version, shapes, None, (), ())
             names = state.classes.names
             codes = {class_name: code for code, class_name in enumerate(names, start=1)}
             rest = [region for region in regions if region.is_area and region.id not in editable]
@@ -664,7 +671,7 @@ class SlideRegions(QObject):
                 np.array([region.geometry for region in rest], object),
                 np.array([codes[region.class_name] for region in rest]),
             )
-            return _Built(state.version, layer, outlines, raster, names, tuple(region.id for region in rest))
+            return _Built(state.version, shapes, raster, names, tuple(region.id for region in rest))
 
         self._builder.submit(work, self._on_built)
 
@@ -678,11 +685,15 @@ class SlideRegions(QObject):
         if built.version != self.document.version or self._is_stale:
             self._build()
             return
-        self._show_shapes(built)
+        if built.shapes is not None:
+            self._show_shapes(*built.shapes)
+        elif self._shapes is None:  # the blank layer was removed meanwhile
+            self._build()
+            return
         self._show_raster(built)
         self._say_changed()
 
-    def _show_shapes(self, built: _Built) -> None:
+    def _show_shapes(self, layer: Shapes, outlines: Outlines) -> None:
         layers = self._viewer.layers
         old = self._shapes
         selected = old.selected if old is not None else ()
@@ -693,8 +704,8 @@ class SlideRegions(QObject):
         if old is not None:
             old.close()
         self._shapes = RegionShapes(
-            built.layer,
-            built.outlines,
+            layer,
+            outlines,
             self.document,
             current_class=lambda: self.current_class,
             on_refused=show_error,
@@ -704,19 +715,19 @@ class SlideRegions(QObject):
             self._shapes.set_current(item)
         if old is not None and old.layer in layers:
             self._is_swapping = True
-            built.layer.visible, built.layer.opacity = old.layer.visible, old.layer.opacity
+            layer.visible, layer.opacity = old.layer.visible, old.layer.opacity
             layers.remove(old.layer)
             self._is_swapping = False
-        layers.insert(min(at, len(layers)), built.layer)
+        layers.insert(min(at, len(layers)), layer)
         if was_active or active is None:
-            layers.selection.active = built.layer
+            layers.selection.active = layer
             if mode is not None:
-                built.layer.mode = mode
+                layer.mode = mode
         elif active in layers:
             layers.selection.active = active
         self._shapes.select(self._to_select or selected)
         self._to_select = set()
-        built.layer.selected_data.events.items_changed.connect(self._on_selected)
+        layer.selected_data.events.items_changed.connect(self._on_selected)
 
     def _place(self) -> int:
         """Return where in the layer list the regions go: right above their slide, below what was added later."""

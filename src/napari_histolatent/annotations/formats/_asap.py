@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import shapely
+from shapely.geometry import LinearRing, Polygon
 
 from napari_histolatent.annotations._marks import Mark, SourceFile, hex_color, number_of, rectangle_ring
 from napari_histolatent.annotations._region import UNCLASSIFIED
@@ -21,7 +24,7 @@ from napari_histolatent.annotations.formats._xml import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from xml.etree.ElementTree import Element
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from napari_histolatent.slides import SlideInfo
 
 _NAME = "asap-xml"
+_SAME_PX = 0.02
+"""Twice the distance within which the repair takes two points for one."""
 
 # A spline is drawn as a curve through its vertices, but ASAP's own masks join them by straight lines.
 _KINDS: dict[str, Literal["area", "line", "points"]] = {
@@ -149,8 +154,9 @@ def _in_order(points: Sequence[Element]) -> Sequence[Element]:
 def write_asap(path: Path, annotations: Annotations, options: WriteOptions) -> None:
     """Write one annotation per ring; every group that is named is declared, or ASAP refuses the file.
 
-    Holes become annotations of the group `annotations.hole_class`. ASAP has no other way to say them, so when the
-    file is read again such a group cuts whatever lies in it, islands within a hole too. ASAP has no polylines either:
+    Holes become annotations of the group `annotations.hole_class`, which cuts whatever of a class with the hole lies in
+    it: so a hole with an island of its own class in it becomes part of its outline (see `islands_kept`), except where
+    the rings of the source file are written. ASAP has no polylines either:
     a line is a Measurement of all its points. Regions of no class are in no group; a class called "None" joins them,
     as that is how ASAP says "no group".
     """
@@ -162,7 +168,8 @@ def write_asap(path: Path, annotations: Annotations, options: WriteOptions) -> N
     has_holes = False
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="UTF-8"?>\n<ASAP_Annotations>\n\t<Annotations>\n')
-        for index, shape in enumerate(shapes_to_write(annotations, options, holes_cut_all=True)):
+        shapes = shapes_to_write(annotations, options, holes_cut_all=True)
+        for index, shape in enumerate(shapes if options.rings == "source" else islands_kept(shapes)):
             name = f"Annotation {index}"
             if shape.kind == "hole":
                 if not has_holes:
@@ -189,6 +196,90 @@ def write_asap(path: Path, annotations: Annotations, options: WriteOptions) -> N
             if name != UNCLASSIFIED
         )
         file.write("\t</AnnotationGroups>\n</ASAP_Annotations>\n")
+
+
+# Islands
+
+
+def islands_kept(shapes: Iterable[WrittenShape]) -> list[WrittenShape]:
+    """Return shapes to write whose holes take nothing away from another polygon of their class.
+
+    Where a hole is a shape of its own, it cuts an island of its class that lies in it. Such a hole is written as part
+    of its outline instead: along a bridge to it, around it in the opposite turn, and back. That encloses the same
+    area by the even-odd and by the non-zero rule, and the repair makes a hole of it when it is read. All other rings
+    stay as they are. (A hole cut up around its island would not do: the outline would cover the island a second time.)
+
+    Parameters
+    ----------
+    shapes
+        Each polygon's holes right after its outline, as `shapes_to_write` yields them.
+    """
+    pieces: list[list[WrittenShape]] = []
+    for shape in shapes:
+        if shape.kind == "hole":
+            pieces[-1].append(shape)
+        else:
+            pieces.append([shape])
+    bridged = _holes_with_islands(pieces)
+    result = []
+    for number, piece in enumerate(pieces):
+        holes = bridged.get(number, set())
+        ring = piece[0].xy
+        for k in sorted(holes):
+            ring = _with_bridge(ring, piece[0].xy, piece[k].xy)
+        result += [replace(piece[0], xy=ring) if holes else piece[0]]
+        result += [shape for k, shape in enumerate(piece) if k and k not in holes]
+    return result
+
+
+def _holes_with_islands(pieces: Sequence[Sequence[WrittenShape]]) -> dict[int, set[int]]:
+    """Return which holes overlap another polygon of their class: places in a piece, by its number."""
+    of_hole = [(i, k) for i, piece in enumerate(pieces) for k in range(1, len(piece))]
+    if not of_hole:
+        return {}
+    areas = [i for i, piece in enumerate(pieces) if piece[0].kind == "outline"]
+    bodies = np.array([Polygon(pieces[i][0].xy, [hole.xy for hole in pieces[i][1:]]) for i in areas], object)
+    holes = np.array([Polygon(pieces[i][k].xy) for i, k in of_hole], object)
+    hole, body = shapely.STRtree(bodies).query(holes, predicate="intersects")
+    classes = [pieces[i][0].region.class_name.strip() for i in areas]
+    owners = [pieces[i][0].region.class_name.strip() for i, _ in of_hole]
+    is_other = np.array(
+        [
+            areas[b] != of_hole[h][0] and classes[b] == owners[h]
+            for h, b in zip(hole.tolist(), body.tolist(), strict=True)
+        ],
+        bool,
+    )
+    hole, body = hole[is_other], body[is_other]
+    # What merely touches a hole is not cut by it.
+    is_cut = shapely.area(shapely.intersection(holes[hole], bodies[body])) > 0
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    for h in hole[is_cut].tolist():
+        found[of_hole[h][0]].add(of_hole[h][1])
+    return found
+
+
+def _with_bridge(
+    ring: NDArray[np.float64], outline: NDArray[np.float64], hole: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return a ring, which is the outline with bridges to other holes or none, that goes around a hole too."""
+    # The shortest way crosses neither of the two.
+    ends = shapely.get_coordinates(shapely.shortest_line(LinearRing(outline), LinearRing(hole)))
+    around = _from(hole, ends[1])
+    if LinearRing(outline).is_ccw == LinearRing(hole).is_ccw:
+        around = np.vstack([around[:1], around[:0:-1]])
+    along = _from(ring, ends[0])
+    return np.vstack([along, along[:1], around, around[:1]])
+
+
+def _from(ring: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an open ring that begins at a point on it: at a vertex, where one is so near that it would be the same."""
+    nearest = int(np.argmin(np.hypot(*(ring - start).T)))
+    if np.hypot(*(ring[nearest] - start)) < _SAME_PX:
+        return np.roll(ring, -nearest, axis=0)
+    segments = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], axis=1))
+    after = int(np.argmin(shapely.distance(segments, shapely.points(start)))) + 1
+    return np.vstack([start, ring[after:], ring[:after]])
 
 
 def _type_of(shape: WrittenShape) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from napari_histolatent.annotations._chunks import collecting_later
 from napari_histolatent.annotations._marks import Mark, SourceFile, number_of
 from napari_histolatent.annotations._region import UNCLASSIFIED
 from napari_histolatent.annotations.formats._format import Format, WriteOptions
-from napari_histolatent.annotations.formats._json import collecting_later
 from napari_histolatent.errors import AnnotationError
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ import numpy as np
 import orjson
 import shapely
 
+from napari_histolatent.annotations._chunks import collecting_later
 from napari_histolatent.annotations._marks import Mark, SourceFile, hex_color, number_of
 from napari_histolatent.annotations._region import UNCLASSIFIED
 from napari_histolatent.annotations.formats._format import Format, WriteOptions
-from napari_histolatent.annotations.formats._json import collecting_later, parse_share
+from napari_histolatent.annotations.formats._json import parse_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +40,10 @@ _NAMESPACE = uuid.UUID("5b0a3c5e-2d0e-4d55-9f0a-6d0f1c8c7a41")
 """Of the ids that QuPath gets for regions whose own id is not a UUID."""
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _FEATURES_PER_WRITE = 1000
+_OBJECTS = {"detection": "detection", "cell": "cell", "tile": "tile"} | {
+    f"Path{kind}Object": kind.lower() for kind in ("Detection", "Cell", "Tile")
+}
+"""QuPath's kinds of objects that are no annotations: since 0.3 as a property, in 0.2 as the id of the feature."""
 
 Rings = tuple["NDArray[np.float64]", ...]
 
@@ -101,10 +107,15 @@ class _Reading:
     dropped: list[str] = field(default_factory=list)
     nuclei: int = 0
     not_areas: int = 0
+    objects: Counter[str] = field(default_factory=Counter)
+    """Of each kind that is no annotation."""
+    measured: int = 0
+    locked: int = 0
 
     def add(self, feature: Any, number: str) -> None:
         properties: Any = {}
         identity = ""
+        kind_of_object: Any = None
         geometry = feature
         if isinstance(feature, dict) and not _is_geometry(feature):
             geometry = feature.get("geometry")
@@ -112,8 +123,9 @@ class _Reading:
             if not isinstance(properties, dict):
                 properties = {}
             identity = _text(feature.get("id"))
+            kind_of_object = properties.get("objectType") or properties.get("object_type")
             if identity.startswith("Path") and identity.endswith("Object"):
-                identity = ""  # QuPath 0.2 wrote the object's type there
+                kind_of_object, identity = identity, ""  # QuPath 0.2 wrote the object's type there
         name = _text(properties.get("name"))
         where = f'feature {number} "{name}"' if name else f"feature {number}"
         class_name, class_color = _classification(properties.get("classification"))
@@ -124,6 +136,10 @@ class _Reading:
                 self.dropped.append(f"{where} dropped: {error}")
         else:
             self.not_areas += lost
+            if isinstance(kind_of_object, str) and kind_of_object in _OBJECTS:
+                self.objects[_OBJECTS[kind_of_object]] += 1
+            self.measured += bool(properties.get("measurements"))
+            self.locked += properties.get("isLocked") is True
             if class_color is not None:
                 self.colors.setdefault(class_name, class_color)
             color = None if properties.get("color") is None else _color(properties["color"])
@@ -146,6 +162,23 @@ class _Reading:
             yield f"{self.nuclei:,} cells have a nucleus of their own, which was left out: the outline of the cell is the region."
         if self.not_areas:
             yield f"{self.not_areas:,} points and lines inside geometry collections were left out: only their areas are read."
+        said = []
+        if self.objects:
+            kinds = " and ".join(_counted(n, kind) for kind, n in self.objects.items())
+            are_many = self.objects.total() > 1
+            said.append(f"{kinds} {'come in as annotations' if are_many else 'comes in as an annotation'}")
+        if self.measured:
+            said.append(f"measurements of {_counted(self.measured, 'object')} are left out")
+        if self.locked:
+            said.append(
+                f"{_counted(self.locked, 'locked object')} {'are' if self.locked > 1 else 'is'} unlocked"
+            )
+        if said:
+            yield "; ".join(said)
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n > 1)}"
 
 
 class _Unreadable(ValueError):

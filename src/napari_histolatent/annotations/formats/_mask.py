@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from napari_histolatent.annotations.formats._format import Format, WriteOptions
 from napari_histolatent.errors import AnnotationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,12 +30,19 @@ if TYPE_CHECKING:
     from napari_histolatent.annotations._region import Annotations
     from napari_histolatent.slides import SlideInfo
 
-_MAX_PIXELS = 1 << 28
+_PIXELS_AT_ONCE = 1 << 28
+"""A larger mask is not held as a whole, but read tile by tile."""
+_MAX_PIXELS = 1 << 38
+"""Some 500,000 x 500,000: more than any slide has."""
+_MAX_TILE_PIXELS = 1 << 26
 _MAX_SEGMENTS = 1 << 25
 _MAX_SIDE_PX = 1 << 20
 """No slide is wider: regions that reach farther were not drawn in pixels."""
-_LINES_AT_ONCE = 1024
 _TILE = 512
+_WORKING_TILE = 1024
+"""Of a mask that is held as a whole."""
+_REMEMBERED_BYTES = 4096
+"""A tile of one label takes less: it is decoded once, wherever the file has it."""
 # What tifffile and its codecs raise where a file's numbers make no sense.
 _DAMAGE = (
     OSError,
@@ -74,10 +82,10 @@ def read_mask(path: Path, slide: SlideInfo | None = None) -> SourceFile:
     Raises
     ------
     AnnotationError
-        If it is too large, cannot be decoded, or is noise rather than regions.
+        If it is too large to be held and not tiled, cannot be decoded, or is noise rather than regions.
     """
-    labels, described = _labels(path)
-    segments = _traced(labels, path.name)
+    with _opened(path) as (labels, described):
+        segments = _traced(labels, path.name)
     scale, offset, messages = _placement(labels.shape, described, slide)
     names, colors = _classes(described)
     marks: list[Mark] = []
@@ -167,33 +175,146 @@ def _tiles(
             yield raster.fill(box, (_TILE, _TILE)).astype(dtype)
 
 
-def _labels(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Return level 0 of the mask, and what we wrote into it about its classes."""
+class _Labels:
+    """The pixels of a mask, tile by tile from the upper left.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the mask, and of a tile.
+    dtype
+        Of the pixels.
+    read
+        Returns the pixels of the tile in a row and column of tiles, cut to the mask; one number, as an array of no
+        dimensions, where all of them are equal.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        tile: tuple[int, int],
+        dtype: np.dtype[Any],
+        read: Callable[[int, int], NDArray[Any]],
+    ) -> None:
+        self.shape, self.tile, self.dtype, self.read = shape, tile, dtype, read
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.shape[0] // self.tile[0]), -(-self.shape[1] // self.tile[1])
+
+    def size_of(self, row: int, column: int) -> tuple[int, int]:
+        """Return the rows and columns of pixels of a tile."""
+        (height, width), (tall, wide) = self.shape, self.tile
+        return min(tall, height - row * tall), min(wide, width - column * wide)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Labels, dict[str, Any]]]:
+    """Open level 0 of a mask, and what we wrote into it about its classes."""
     try:
-        with tifffile.TiffFile(path) as tiff:
-            level = tiff.series[0].levels[0]
-            if level.size > _MAX_PIXELS:
-                msg = (
-                    f"{path.name} has {level.size:,} pixels, more than the {_MAX_PIXELS:,} that are read as one "
-                    "mask; save it at a lower resolution: it is scaled to the slide."
-                )
-                raise AnnotationError(msg)
-            labels = np.asarray(level.asarray())
-            description = tiff.pages[0].description
+        tiff = tifffile.TiffFile(path)
     except _DAMAGE as error:
-        why = " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
-        msg = f"{path.name} cannot be decoded ({why}); save it again as an uncompressed or zlib TIFF."
-        raise AnnotationError(msg) from error
-    if labels.ndim != 2:
-        labels = labels.reshape([n for n in labels.shape if n > 1] or [1, 1])
-        labels = np.atleast_2d(labels)
-    if labels.dtype == bool:
-        labels = labels.view(np.uint8)
+        raise _undecodable(path.name, error) from error
+    with tiff:
+        try:
+            level = tiff.series[0].levels[0]
+            described = _described(tiff.pages[0].description)
+            labels = (
+                _held(level.asarray()) if level.size <= _PIXELS_AT_ONCE else _tiled(tiff, level, path.name)
+            )
+        except _DAMAGE as error:
+            raise _undecodable(path.name, error) from error
+        yield labels, described
+
+
+def _undecodable(file_name: str, error: Exception) -> AnnotationError:
+    why = " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+    return AnnotationError(
+        f"{file_name} cannot be decoded ({why}); save it again as an uncompressed or zlib TIFF."
+    )
+
+
+def _described(text: str) -> dict[str, Any]:
     try:
-        described = json.loads(description)["histolatent"]
+        described = json.loads(text)["histolatent"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        described = {}
-    return labels, described if isinstance(described, dict) else {}
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _held(pixels: NDArray[Any]) -> _Labels:
+    """Return a mask that is in memory (or mapped into it)."""
+    if pixels.ndim != 2:
+        pixels = np.atleast_2d(pixels.reshape([n for n in pixels.shape if n > 1] or [1, 1]))
+    if pixels.dtype == bool:
+        pixels = pixels.view(np.uint8)
+    side = _WORKING_TILE
+
+    def read(row: int, column: int) -> NDArray[Any]:
+        return _as_one(pixels[row * side : (row + 1) * side, column * side : (column + 1) * side])
+
+    return _Labels((pixels.shape[0], pixels.shape[1]), (side, side), pixels.dtype, read)
+
+
+def _tiled(tiff: tifffile.TiffFile, level: tifffile.TiffPageSeries, file_name: str) -> _Labels:
+    """Return a mask whose tiles are decoded as they are asked for.
+
+    A slide's mask is empty, or of one label, over most of its area: such tiles compress to the same few bytes, and
+    are decoded once.
+    """
+    page = level.keyframe
+    dtype = page.dtype
+    assert dtype is not None
+    if page.is_memmappable and len(level.pages) == 1 and level.size <= _MAX_PIXELS:
+        # As it lies in the file: the system pages in what is looked at.
+        shape = (page.imagelength, page.imagewidth)
+        stored = dtype.newbyteorder(tiff.byteorder)
+        return _held(np.memmap(tiff.filehandle.path, stored, "r", page.dataoffsets[0], shape))
+    tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    if len(level.pages) != 1 or level.size > _MAX_PIXELS or tall * wide > _MAX_TILE_PIXELS:
+        msg = (
+            f"{file_name} has {level.size:,} pixels; a mask of more than {_PIXELS_AT_ONCE:,} is read tile by tile, and "
+            f"this one is not stored so. Save it as a tiled TIFF of one page, with up to {_MAX_PIXELS:,} pixels."
+        )
+        raise AnnotationError(msg)
+    remembered: dict[bytes, NDArray[Any]] = {}
+    file, nothing = tiff.filehandle, np.array(page.nodata, np.uint8 if dtype.kind == "b" else dtype)
+
+    def read(row: int, column: int) -> NDArray[Any]:
+        index = row * labels.grid[1] + column
+        try:
+            count = page.databytecounts[index]
+            if not count:
+                return nothing
+            file.seek(page.dataoffsets[index])
+            data = file.read(count)
+            known = remembered.get(data)
+            if known is not None:
+                return known
+            decoded = page.decode(data, index)[0]
+            if decoded is None:
+                return nothing
+            pixels = decoded[0, :, :, 0]
+            one = _as_one(pixels.view(np.uint8) if dtype.kind == "b" else pixels)
+            if not one.ndim and count <= _REMEMBERED_BYTES:
+                remembered[data] = one
+            size = labels.size_of(row, column)
+            if pixels.shape[0] < size[0] or pixels.shape[1] < size[1]:
+                msg = f"tile {index} has {pixels.shape[1]} x {pixels.shape[0]} px"
+                raise ValueError(msg)
+        except _DAMAGE as error:
+            raise _undecodable(file_name, error) from error
+        return _as_one(one[: size[0], : size[1]]) if one.ndim else one
+
+    labels = _Labels((page.imagelength, page.imagewidth), (tall, wide), nothing.dtype, read)
+    return labels
+
+
+def _as_one(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels that are all equal as one number."""
+    first = pixels[:1, :1]
+    return first.copy().reshape(()) if first.size and (pixels == first).all() else pixels
 
 
 def _classes(described: dict[str, Any]) -> tuple[dict[int, str], dict[int, RGB]]:
@@ -244,16 +365,18 @@ def _placement(
 # --- tracing
 
 
-def _traced(labels: NDArray[Any], file_name: str) -> list[tuple[int, list[tuple[NDArray[np.float64], ...]]]]:
+_Runs = tuple["NDArray[Any]", "NDArray[Any]", "NDArray[Any]", "NDArray[Any]"]
+"""Of many runs of pixels along lines of the pixel grid: label, line, begin and end."""
+
+
+def _traced(labels: _Labels, file_name: str) -> list[tuple[int, list[tuple[NDArray[np.float64], ...]]]]:
     """Return for each label, in rising order, the outline and holes of each of its parts.
 
     Every outline is a cycle of straight segments, walked with the region on the right. Along a line of the pixel
     grid they are the runs of one label whose neighbour across the line is another.
     """
-    east, west = _segments(
-        labels, file_name
-    )  # label below the line: walked to the east; above it: to the west
-    south_side, north_side = _segments(labels.T, file_name)  # label right of the line, label left of it
+    # Label below the line: walked to the east; above it: to the west. Then the label right of a line, and left of it.
+    east, west, south_side, north_side = _segments(labels, file_name)
     values = np.unique(np.concatenate([v[0] for v in (east, west, south_side, north_side)]))
     if not len(values):
         return []
@@ -300,30 +423,82 @@ def _traced(labels: NDArray[Any], file_name: str) -> list[tuple[int, list[tuple[
     return _parts(_cycles(following), np.concatenate(starts), values, labels.shape)
 
 
-def _segments(labels: NDArray[Any], file_name: str) -> tuple[Any, Any]:
-    """Return the runs along the lines between rows: (label, line, begin, end) of labels after and before a line."""
-    found: tuple[list[Any], list[Any]] = ([], [])
-    rows = len(labels)
+def _segments(labels: _Labels, file_name: str) -> list[_Runs]:
+    """Return the runs along the lines between rows, of labels after and before a line; then those between columns.
+
+    Of the pixels only one tile at a time is there, with the row above and the column left of it.
+    """
+    height, width = labels.shape
+    rows, columns = labels.grid
+    found: list[list[_Runs]] = [[], [], [], []]
     total = 0
-    for start in range(0, rows + 1, _LINES_AT_ONCE):
-        stop = min(start + _LINES_AT_ONCE, rows + 1)
-        block = np.zeros((stop - start + 1, labels.shape[1]), labels.dtype)
-        block[max(1 - start, 0) : min(stop, rows) - start + 1] = labels[max(start - 1, 0) : min(stop, rows)]
-        before, after = block[:-1], block[1:]
-        is_border = before != after
-        for side, into in ((after, found[0]), (before, found[1])):
-            runs = _runs(np.where(is_border, side, 0))
-            total += len(runs[0])
+    # One more row and column of tiles than there are: the background around the mask.
+    background = np.zeros((), labels.dtype)
+    above = np.zeros(width + 1, labels.dtype)
+    for row in range(rows + 1):
+        top = min(row * labels.tile[0], height)
+        left_of = np.zeros(labels.size_of(row, 0)[0] if row < rows else 1, labels.dtype)
+        for column in range(columns + 1):
+            left = min(column * labels.tile[1], width)
+            is_there = row < rows and column < columns
+            tile = labels.read(row, column) if is_there else background
+            over = above[left : left + labels.size_of(row, column)[1]] if column < columns else above[width:]
+            if not tile.ndim and (over == tile).all() and (left_of == tile).all():
+                continue
+            block = np.empty((len(left_of) + 1, len(over) + 1), labels.dtype)
+            block[0, 0] = 0  # belongs to no line that is looked at here
+            block[0, 1:], block[1:, 0], block[1:, 1:] = over, left_of, tile
+            runs = (*_borders(block[:, 1:], top, left), *_borders(block[1:].T, left, top))
+            total += sum(len(lines) for _, lines, _, _ in runs)
             if total > _MAX_SEGMENTS:
                 raise _too_many(file_name)
-            into.append((runs[0].astype(np.int64), runs[1] + start, runs[2], runs[3]))
-    after_line, before_line = (
-        tuple(np.concatenate(column) for column in zip(*side, strict=True)) for side in found
+            for into, these in zip(found, runs, strict=True):
+                into.append(these)
+            above[left : left + len(over)] = block[-1, 1:]
+            left_of = block[1:, -1].copy()
+    return [_joined(runs, max(height, width) + 1) for runs in found]
+
+
+def _borders(pixels: NDArray[Any], line: int, begin: int) -> tuple[_Runs, _Runs]:
+    """Return the runs along the lines after each row but the last: of the labels after, and of those before.
+
+    Parameters
+    ----------
+    pixels
+        The row before the first line, then one row after each.
+    line, begin
+        Of the first line, and of the first column.
+    """
+    is_border = pixels[1:] != pixels[:-1]
+    lines = np.flatnonzero(is_border.any(axis=1))
+    is_border = is_border[lines]
+    after, before = (_runs(np.where(is_border, pixels[side], 0)) for side in (lines + 1, lines))
+    return (
+        (after[0], _shifted(lines[after[1]], line), _shifted(after[2], begin), _shifted(after[3], begin)),
+        (before[0], _shifted(lines[before[1]], line), _shifted(before[2], begin), _shifted(before[3], begin)),
     )
-    return after_line, before_line
 
 
-def _runs(lines: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+def _shifted(numbers: NDArray[Any], by: int) -> NDArray[np.int32]:
+    return (numbers + by).astype(np.int32)
+
+
+def _joined(parts: list[_Runs], stride: int) -> _Runs:
+    """Return runs that tiles cut up as they are in the whole."""
+    nothing = np.empty(0, np.int64)
+    label, line, begin, end = (
+        np.concatenate([nothing, *(runs[column] for runs in parts)]).astype(np.int64) for column in range(4)
+    )
+    parts.clear()
+    order = np.argsort(line * stride + begin)
+    label, line, begin, end = label[order], line[order], begin[order], end[order]
+    goes_on = (label[1:] == label[:-1]) & (line[1:] == line[:-1]) & (begin[1:] == end[:-1])
+    is_first, is_last = np.ones(len(label), bool), np.ones(len(label), bool)
+    is_first[1:], is_last[:-1] = ~goes_on, ~goes_on
+    return label[is_first], line[is_first], begin[is_first], end[is_last]
+
+
+def _runs(lines: NDArray[Any]) -> _Runs:
     """Return the runs of one value other than 0 in each line: value, line, begin, end."""
     padded = np.zeros((lines.shape[0], lines.shape[1] + 2), lines.dtype)
     padded[:, 1:-1] = lines

@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_histolatent.annotations._marks import Mark, SourceFile, ellipse_ring, hex_color, rectangle_ring
 from napari_histolatent.annotations._region import UNCLASSIFIED
+from napari_histolatent.annotations.formats._asap import islands_kept
 from napari_histolatent.annotations.formats._format import Format
 from napari_histolatent.annotations.formats._xml import content, hex_text, quoted, ring_from, shapes_to_write
 from napari_histolatent.errors import AnnotationError
@@ -185,8 +186,9 @@ def write_ndpa(path: Path, annotations: Annotations, options: WriteOptions) -> N
     """Write one view per shape, in whole nanometres.
 
     NDPA has no holes: one is written as a freehand shape of its own, with the title of its class and " (hole)", which
-    `read_ndpa` understands and NDP.view shows as it is. It cuts everything of its class, an island within it too. The
-    parts of a region, and the points of a set, become annotations of their own. A line of two points is a ruler, a
+    `read_ndpa` understands and NDP.view shows as it is. It cuts everything of its class, so a hole with an island of its
+    class in it becomes part of its outline (see `islands_kept`), except where the rings of the source file are written.
+    The parts of a region, and the points of a set, become annotations of their own. A line of two points is a ruler, a
     longer one an open freehand line.
 
     Raises
@@ -202,7 +204,8 @@ def write_ndpa(path: Path, annotations: Annotations, options: WriteOptions) -> N
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<?xml version="1.0" encoding="utf-8" standalone="yes"?>\n<annotations>\n')
         number = 0
-        for shape in shapes_to_write(annotations, options, holes_cut_all=False):
+        shapes = shapes_to_write(annotations, options, holes_cut_all=False)
+        for shape in shapes if options.rings == "source" else islands_kept(shapes):
             class_name = shape.region.class_name
             title = "" if class_name == UNCLASSIFIED else class_name
             if shape.kind == "hole":
