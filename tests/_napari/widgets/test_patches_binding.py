@@ -233,6 +233,10 @@ def test_no_patches_are_labelled_by_regions_of_another_slide(
     qtbot.waitUntil(
         lambda: view.regions_note.text() == "1 regions: 1 unclassified; 1 outside the slide", timeout=10_000
     )
+    assert errors == [
+        "a.geojson: 1 regions with 0 holes, 1 outside the slide; see the report in the Regions dock."
+    ]
+    errors.clear()
     view.out_picker.edit.setText(str(tmp_path / "patches"))
     qtbot.mouseClick(view.cut_button, LEFT)
     idle(qtbot, binding)
