@@ -1,6 +1,6 @@
 """How long the window does not answer while one zooms and pans a real-pixel slide, beside what drawing alone costs.
 
-    python tests/benchmarks/bench_block.py --slide /tmp/dev/mosaic/exact.tiff [--repeats 3] [--dask] [--json FILE]
+    python tests/benchmarks/bench_block.py --slide FOLDER/exact.tiff [--repeats 3] [--dask] [--json FILE]
 
 30 zoom steps from the whole slide to 1:1, then 30 pan steps of a quarter of the canvas (1280 x 800). The figure of a
 step is the longest gap between ticks of a 2 ms timer. The same steps, interleaved in the same run, with:

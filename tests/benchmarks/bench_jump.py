@@ -1,6 +1,6 @@
 """How far the picture jumps where napari changes from one level of the slide to the next.
 
-    python tests/benchmarks/bench_jump.py /tmp/dev/mosaic/exact.tiff /tmp/dev/mosaic/odd.tiff [--json FILE]
+    python tests/benchmarks/bench_jump.py FOLDER/exact.tiff FOLDER/odd.tiff [--json FILE]
 
 At 0.9, 0.9 of the slide (or the nearest view with tissue on it) the zoom at which the level changes is found by
 bisection. The settled canvas just before and just after is registered by phase cross-correlation, to 1/50 px, with no

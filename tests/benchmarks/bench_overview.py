@@ -1,6 +1,6 @@
 """How soon a slide is on the screen, against reading a bare thumbnail of the same file.
 
-    python tests/benchmarks/bench_overview.py /tmp/dev/mosaic/exact.tiff [more slides] [--repeats 5] [--json FILE]
+    python tests/benchmarks/bench_overview.py FOLDER/exact.tiff [more slides] [--repeats 5] [--json FILE]
 
 Without slides: CMU-1-Small-Region.svs and TCGA-CR-7395-01A-01-TS1.svs of the test data. The viewer's window exists
 already. Ours: from the call of `viewer.open` until the first frame that the overview is in is on the canvas. Bare:

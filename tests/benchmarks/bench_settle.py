@@ -1,6 +1,6 @@
 """How long a fresh view takes until every tile is read and shown, against a bare pool of threads that reads them.
 
-    python tests/benchmarks/bench_settle.py --slide /tmp/dev/mosaic/exact.tiff [--repeats 3] [--json FILE]
+    python tests/benchmarks/bench_settle.py --slide FOLDER/exact.tiff [--repeats 3] [--json FILE]
 
 A canvas of 1600 x 1000 px goes to several places at several zooms; each time the slide is opened anew and the tile
 cache is empty. Interleaved, the file in the page cache for all:

@@ -1,6 +1,6 @@
 """Whether the tile cache keeps its cap and memory stays flat on a long walk over a slide.
 
-    python tests/benchmarks/bench_walk.py --slide /tmp/dev/mosaic/exact.tiff [--seconds 60] [--cap-mb 256] [--json FILE]
+    python tests/benchmarks/bench_walk.py --slide FOLDER/exact.tiff [--seconds 60] [--cap-mb 256] [--json FILE]
 
 A seeded random walk: mostly pans of up to half a canvas, some zooms, now and then a leap. The cap is set low so that
 the cache is full early; memory is sampled each second, and its slope taken over the second half by least squares.
