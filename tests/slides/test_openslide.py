@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import tifffile
 from PIL import Image
 
 from napari_histolatent.errors import SlideError
-from napari_histolatent.slides import Level, open_slide
+from napari_histolatent.slides import Level, _openslide, open_slide
 from napari_histolatent.slides._openslide import (
     OpenSlideBackend,
     _background_of,
@@ -73,6 +74,40 @@ def test_opaque_pixels_are_those_of_the_file(any_slide: Path) -> None:
             assert opaque.mean() > 0.9
             pixels = slide.read_region((0, 0), size_px=size, level=level)
             np.testing.assert_array_equal(pixels[opaque], rgba[opaque][:, :3])
+
+
+def test_both_ways_of_reading_give_the_same_pixels(any_slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OpenSlideBackend(any_slide)
+    level0 = backend.info.levels[0]
+    # Inside, across the corners, outside; three of the slides have half-transparent edges.
+    corners = [(5, 7), (-20, -11), (level0.width_px - 33, level0.height_px - 29), (level0.width_px + 50, 3)]
+    reads = [
+        (level, xy, size)
+        for level in range(len(backend.info.levels))
+        for xy in corners
+        for size in [(61, 47), (1, 1)]
+    ]
+    fast = [backend.read_level(*read) for read in reads]
+    assert _openslide._read_argb is not None
+    monkeypatch.setattr(_openslide, "_read_argb", None)
+    with openslide.OpenSlide(any_slide) as handle:
+        for (level, xy, size), pixels in zip(reads, fast, strict=True):
+            rgba = np.asarray(handle.read_region(xy, level, size))
+            np.testing.assert_array_equal(pixels, _composite(rgba, backend.info.background))
+            np.testing.assert_array_equal(pixels, backend.read_level(level, xy, size))
+            assert pixels.flags.c_contiguous
+            assert pixels.flags.writeable
+    backend.close()
+
+
+def test_threads_that_share_a_slide_read_what_one_reads(any_slide: Path) -> None:
+    backend = OpenSlideBackend(any_slide)
+    places = [(31 * i, 17 * i) for i in range(40)]
+    alone = [backend.read_level(0, xy, (64, 48)) for xy in places]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda xy: backend.read_level(0, xy, (64, 48)), places))
+    backend.close()
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_level_0_equals_the_tiff_page(tiny_slide: Path) -> None:

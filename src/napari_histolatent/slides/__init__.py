@@ -2,9 +2,9 @@
 
 from napari_histolatent.slides._cache import ByteCache
 from napari_histolatent.slides._color import to_srgb_with
-from napari_histolatent.slides._info import Level, SlideInfo
+from napari_histolatent.slides._info import STORED_SOURCE, Level, SlideInfo
 from napari_histolatent.slides._open import open_slide
-from napari_histolatent.slides._pixel_size import MPP_OF_OBJECTIVE, store_mpp
+from napari_histolatent.slides._pixel_size import MPP_OF_OBJECTIVE, store_mpp, stored_mpps
 from napari_histolatent.slides._pyramid import best_level
 from napari_histolatent.slides._resample import area_averaged
 from napari_histolatent.slides._slide import Slide, SlideBackend
@@ -12,6 +12,7 @@ from napari_histolatent.slides._synthetic import write_synthetic_slide
 
 __all__ = [
     "MPP_OF_OBJECTIVE",
+    "STORED_SOURCE",
     "ByteCache",
     "Level",
     "Slide",
@@ -21,6 +22,7 @@ __all__ = [
     "best_level",
     "open_slide",
     "store_mpp",
+    "stored_mpps",
     "to_srgb_with",
     "write_synthetic_slide",
 ]

@@ -9,6 +9,9 @@ from napari_histolatent.errors import SlideError
 if TYPE_CHECKING:
     from pathlib import Path
 
+STORED_SOURCE = "set by the user for this slide"
+"""What `SlideInfo.mpp_source` says of a pixel size that was stored with `store_mpp`."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -88,7 +91,7 @@ class SlideInfo:
                 f"A pixel size of {mpp:g} µm per pixel is not possible; give a number above 0, such as 0.25."
             )
             raise SlideError(msg)
-        source = "set by the user for this slide" if is_stored else "stated by the user"
+        source = STORED_SOURCE if is_stored else "stated by the user"
         return replace(self, mpp_x=mpp, mpp_y=mpp, mpp_source=source)
 
     def to_json(self) -> dict[str, Any]:

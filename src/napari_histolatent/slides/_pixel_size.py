@@ -27,6 +27,13 @@ def stored_mpp(digest: str) -> float | None:
     return mpp if 0 < mpp < math.inf else None
 
 
+def stored_mpps() -> dict[str, float]:
+    """Return the micrometres per pixel of every slide for which they were stored, by its digest."""
+    digests = [path.stem for path in (data_folder() / "slides").glob("*.json")]
+    found = {digest: stored_mpp(digest) for digest in sorted(digests)}
+    return {digest: mpp for digest, mpp in found.items() if mpp is not None}
+
+
 def store_mpp(digest: str, mpp: float | None) -> None:
     """Store the micrometres per pixel of the slide with this digest; None forgets it.
 
