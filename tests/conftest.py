@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from napari_histolatent.patches import GridSpec, SlideSource, SplitSpec, extract
+from napari_histolatent.patches import GridSpec, Recipe, SlideSource, SplitSpec, extract
 from napari_histolatent.slides import Level, Slide, SlideInfo, write_synthetic_slide
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_slide: Path, tin
     extract(
         [SlideSource(tiny_slide, tiny_regions)],
         out,
-        spec=GridSpec(size_px=32, mpp=1.0, stride_px=8),
-        split=SplitSpec(block_patches=2),
+        recipe=Recipe(grid=GridSpec(size_px=32, mpp=1.0, stride_px=8), split=SplitSpec(block_patches=2)),
     )
     return out
 

@@ -37,8 +37,6 @@ from tests.runs.processes import end_processes_below, wait_for_kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
 COMMANDS = [
     "demo",
     "info",
@@ -48,6 +46,9 @@ COMMANDS = [
     "annotations convert",
     "extract",
     "dataset info",
+    "dataset relabel",
+    "dataset import-folder",
+    "dataset export",
     "train",
     "resume",
     "stop",
@@ -287,24 +288,38 @@ def test_an_interrupt_is_130_without_a_traceback(
     assert "Traceback" not in outcome.err
 
 
-def test_an_interrupted_extraction_leaves_nothing(
+def test_an_interrupted_extraction_is_taken_up_by_the_same_command(
     run: Callable[..., Outcome],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     tiny_slide: Path,
     tiny_regions: Path,
 ) -> None:
-    seen: list[set[str]] = []
-
     def interrupted(*_: Any, **__: Any) -> None:
-        seen.append(files_below(folder))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "update", interrupted)
-    outcome = run("extract", tiny_slide, "--annotations", tiny_regions, "--out", folder / "ds", *EXTRACT)
+    cut = ["extract", tiny_slide, "--annotations", tiny_regions, *EXTRACT, "--out", folder / "ds"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", interrupted)
+        outcome = run(*cut)
     assert outcome.code == 130
-    assert seen[0]  # it was in the middle of it
-    assert list(folder.iterdir()) == []
+    assert "Traceback" not in outcome.err
+    assert [path.name for path in folder.iterdir()] == ["ds.part"]
+    other = run(*cut, "--threshold", 0.5)
+    assert "ds.part holds an unfinished dataset of other slides, regions or settings" in other.refusal
+    assert run(*cut, "--json").report["patches"] == len(PatchDataset(folder / "ds"))
+    assert [path.name for path in folder.iterdir()] == ["ds"]
+
+
+def test_extraction_under_a_changed_recipe_replaces_what_is_there_if_told_to(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, tiny_regions: Path
+) -> None:
+    cut = ["extract", tiny_slide, "--annotations", tiny_regions, *EXTRACT, "--out", folder / "ds", "--json"]
+    first = run(*cut).report
+    assert "exists already; choose another output folder" in run(*cut, "--threshold", 0.3).refusal
+    second = run(*cut, "--threshold", 0.3, "--overwrite").report
+    assert second["patches"] > first["patches"]
+    assert len(PatchDataset(folder / "ds")) == second["patches"]
 
 
 def test_an_interrupted_training_is_stopped_and_can_be_resumed(
@@ -599,6 +614,8 @@ def test_extract_and_dataset_info(
     assert set(report["splits"]) == {"train", "val", "test"}
     assert sum(report["splits"].values()) == report["patches"]
     assert report["failed"] == []
+    empty = [name for name in ("train", "val", "test") if not report["splits"][name]]
+    assert [v.split(" got no patch")[0] for v in report["messages"]] == [f"The split {v}" for v in empty]
     assert report["seconds"] > 0
 
     facts = run("dataset", "info", out, "--json")
@@ -609,6 +626,24 @@ def test_extract_and_dataset_info(
     assert (told["size_px"], told["mpp"], told["digest"]) == (32, 1.0, dataset.digest)
     words = run("dataset", "info", out)
     assert f"{len(dataset)} patches of 32 px at 1 µm per px" in words.out
+    assert run("dataset", "info", out, "--verify", "--json").report["verified"] is True
+    (out / "pixels.zarr" / "c" / "0" / "0" / "0" / "0").write_bytes(b"junk")
+    assert "are not those that were written" in run("dataset", "info", out, "--verify").refusal
+
+
+def test_one_option_of_a_group_stands_for_the_group(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, tiny_regions: Path
+) -> None:
+    cut = ["extract", tiny_slide, "--annotations", tiny_regions]
+    assert run(*cut, "--out", folder / "a", *EXTRACT[:4], "--overlap", 20).code == 0
+    preset = ["--preset", folder / "a" / "dataset.json", "--out", folder / "b"]
+    given = [*preset, "--stride", 16, "--priority", "stroma"]
+    assert run(*cut, *given).code == 0
+    recipe = PatchDataset(folder / "b").settings["recipe"]
+    assert (recipe["grid"]["stride_px"], recipe["grid"]["overlap_px"]) == (16, None)
+    assert recipe["labels"]["rule"] == "priority"
+    doubled = [*EXTRACT, "--out", folder / "c", "--priority", "stroma", "--rule", "area"]
+    assert "means nothing to the rule area" in run(*cut, *doubled).refusal
 
 
 def test_a_seed_of_the_split_is_a_seed(
@@ -628,6 +663,137 @@ def test_a_seed_of_the_split_is_a_seed(
         assert run("extract", *arguments).code == 0
     a, b, c = (PatchDataset(folder / name).digest for name in "abc")
     assert a == b != c
+
+
+def test_every_option_of_the_recipe_reaches_the_dataset(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, tiny_regions: Path
+) -> None:
+    options: dict[str, list[object]] = {
+        "--size": [16],
+        "--zoom": ["0,1"],
+        "--overlap": [4],
+        "--origin": [3, 5],
+        "--edge": ["shift"],
+        "--tissue": ["density"],
+        "--min-tissue": [0.25],
+        "--fill-holes": [30],
+        "--drop-islands": [40],
+        "--pens": ["blue,black"],
+        "--reject-blur": [],
+        "--min-focus": [0.5],
+        "--max-white": [0.9],
+        "--max-pen": [0.8],
+        "--rule": ["priority"],
+        "--threshold": [0.6],
+        "--priority": ["stroma,epithelium"],
+        "--default-class": ["rest"],
+        "--ignore-above": [0.1],
+        "--split-by": ["block"],
+        "--shares": [0.6, 0.2, 0.2],
+        "--balance": ["smallest"],
+        "--per-class": [60],
+        "--per-slide": [50],
+        "--seed": [4],
+        "--codec": ["jpeg"],
+        "--jpeg-quality": [70],
+        "--keep": ["tissue"],
+    }
+    given = [str(v) for name, values in options.items() for v in (name, *values)]
+    outcome = run(
+        "extract", tiny_slide, "--annotations", tiny_regions, "--out", folder / "ds", "--json", *given
+    )
+    assert outcome.code == 0
+    recipe = PatchDataset(folder / "ds").settings["recipe"]
+    expected = {
+        "grid": {"size_px": 16, "downsamples": [1.0, 2.0], "overlap_px": 4, "edge": "shift", "mpp": None}
+        | {"origin_px": [3.0, 5.0]},
+        "tissue": {"method": "density", "min_tissue": 0.25, "fill_holes_below_um2": 30.0}
+        | {"drop_islands_below_um2": 40.0, "pen_colors": ["blue", "black"], "reject_blur": True},
+        "quality": {"min_focus": 0.5, "max_white": 0.9, "max_pen": 0.8},
+        "labels": {"rule": "priority", "threshold": 0.6, "priority": ["stroma", "epithelium"]}
+        | {"default_class": "rest", "ignore_above": 0.1},
+        "split": {"by": "block", "fractions": [0.6, 0.2, 0.2], "seed": 4},
+        "balance": {"method": "smallest", "per_class": 60, "per_slide": 50, "seed": 4},
+        "store": {"codec": "jpeg", "jpeg_quality": 70, "keep": "tissue", "index_only": False},
+    }
+    for part, values in expected.items():
+        assert values.items() <= recipe[part].items(), part
+    classes = outcome.report["classes"]
+    assert set(classes) == {"epithelium", "rest", "stroma"}
+    assert 0 < max(classes.values()) <= 50
+
+    # Its dataset.json is a recipe for the next.
+    again = [
+        "extract",
+        tiny_slide,
+        "--annotations",
+        tiny_regions,
+        "--out",
+        folder / "again",
+        "--codec",
+        "raw",
+    ]
+    assert run(*again, "--preset", folder / "ds" / "dataset.json").code == 0
+    by_mpp = [*again[:-2], "--preset", folder / "ds" / "dataset.json", "--mpp", 1, "--overwrite"]
+    changed = PatchDataset(folder / "again").settings["recipe"]
+    assert run(*by_mpp).code == 0  # another resolution takes the place of the recipe's own
+    assert PatchDataset(folder / "again").settings["recipe"]["grid"]["downsamples"] == []
+    assert changed.pop("store") == recipe.pop("store") | {"codec": "raw"}
+    assert changed == recipe
+
+
+def test_a_preset_and_a_view(run: Callable[..., Outcome], folder: Path, tiny_slide: Path) -> None:
+    shapes = regions(folder / "r.geojson", tumour=(150, 150, 420, 420))
+    cut = ["extract", tiny_slide, "--annotations", shapes, "--preset", "s1", "--size", 16, "--keep", "tissue"]
+    report = run(*cut, "--out", folder / "ds", "--json").report
+    assert report["classes"]["positive"] == report["classes"]["negative"]
+    relabel = [
+        "dataset",
+        "relabel",
+        folder / "ds",
+        "--threshold",
+        0.25,
+        "--zoom",
+        1,
+        "--out",
+        folder / "view",
+    ]
+    outcome = run(*relabel, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    view = PatchDataset(folder / "view")
+    assert outcome.report["patches"] == len(view) > 0
+    assert set(view.columns["downsample"].tolist()) == {2.0}
+    assert "exists already" in run(*relabel).refusal
+    words = run(*relabel, "--overwrite")
+    assert f"{folder / 'view'}: {len(view)} patches of 16 px at 1 µm per px" in words.out
+    assert "left out:" in words.out
+    assert run("dataset", "info", folder / "view", "--json").report["digest"] == view.digest
+
+
+def test_a_table_of_slides_and_a_folder_of_slides(
+    run: Callable[..., Outcome], folder: Path, tiny_slide: Path, tiny_regions: Path
+) -> None:
+    (folder / "slides").mkdir()
+    (folder / "regions").mkdir()
+    for seed in range(3):
+        slides.write_synthetic_slide(folder / "slides" / f"{seed}.tiff", size_px=(384, 320), seed=seed)
+        regions(folder / "regions" / f"{seed}.geojson", a=(60, 60, 180, 260), b=(200, 60, 340, 260))
+    by_folder = run(
+        "extract", folder / "slides", "--annotations", folder / "regions", "--out", folder / "a", *EXTRACT
+    )
+    assert by_folder.code == 0
+    assert len(set(PatchDataset(folder / "a").columns["slide"])) == 3
+    lines = [f"slides/{seed}.tiff,regions/{seed}.geojson,p{seed}" for seed in (0, 1, 2, 9)]
+    (folder / "batch.csv").write_text("\n".join(["slide,annotation,patient", *lines]))
+    outcome = run("extract", folder / "batch.csv", "--out", folder / "b", *EXTRACT, "--json")
+    assert outcome.code == 3
+    (sentence,) = outcome.report["failed"]
+    assert "9.tiff does not exist" in sentence
+    assert set(PatchDataset(folder / "b").columns["patient"]) == {"p0", "p1", "p2"}
+    doubled = run(
+        "extract", folder / "batch.csv", "--annotations", tiny_regions, "--out", folder / "c", *EXTRACT
+    )
+    assert "says it for each slide; leave --annotations out" in doubled.refusal
 
 
 def test_runs_when_there_are_none(run: Callable[..., Outcome]) -> None:
@@ -978,13 +1144,44 @@ def test_a_device_that_is_not_there(
             "Give one of --mpp, --level or --mag",
         ),
         (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--zoom", "0", "--mpp", 1],
+            "Give one of --zoom, --mpp, --level or --mag",
+        ),
+        (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--zoom", "near"],
+            "The zoom 'near' is not a list of whole numbers",
+        ),
+        (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--zoom", "-1"],
+            "A downsample of 0.5 is not possible",
+        ),
+        (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--preset", "s9"],
+            "There is no recipe 's9'",
+        ),
+        (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--preset", "REGIONS"],
+            "holds no recipe",
+        ),
+        (
+            ["extract", "SLIDE", "--out", "OUT", "--mpp", 1],
+            "has no regions and no label, so its patches get no class",
+        ),
+        (
+            ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--size", 1024, "--mpp", 1],
+            "smaller than one patch of 2048 level-0 px",
+        ),
+        (["dataset", "relabel", "DATASET", "--out", "OUT", "--zoom", 5], "no patches of downsample 32"),
+        (["dataset", "relabel", "DATASET", "--out", "OUT", "--rule", "whim"], "no label rule 'whim'"),
+        (["dataset", "export", "DATASET", "OUT", "--format", "gif"], "gif"),
+        (
             ["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--mpp", 1, "--level", 0],
             "not --level and --mpp",
         ),
         (["extract", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--mag", 0], "magnification of 0"),
         (
             ["extract", "SLIDE", "SLIDE", "--annotations", "REGIONS", "--out", "OUT", "--mpp", 1],
-            "2 slides need a folder of annotations",
+            "2 slides need a folder with a file named as each slide, not one file (--annotations ",
         ),
         (
             ["extract", "SLIDE", "--annotations", "nowhere", "--out", "OUT", "--mpp", 1],
@@ -1168,28 +1365,24 @@ def test_a_folder_in_the_place_of_a_picture_is_one_sentence(
     assert [path.name for path in folder.iterdir()] == ["mine"]
 
 
-def test_an_extraction_that_fails_in_the_middle_leaves_nothing(
+def test_an_extraction_that_fails_in_the_middle_goes_on_when_there_is_room(
     run: Callable[..., Outcome],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     tiny_slide: Path,
     tiny_regions: Path,
 ) -> None:
-    read = slides.Slide.read_downsampled
-    patches = 0
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fails_later(self: slides.Slide, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
-        nonlocal patches
-        patches += options["size_px"] == (32, 32)
-        if patches > 50:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return read(self, *arguments, **options)
-
-    monkeypatch.setattr(slides.Slide, "read_downsampled", fails_later)
-    outcome = run("extract", tiny_slide, "--annotations", tiny_regions, "--out", folder / "ds", *EXTRACT)
+    cut = ["extract", tiny_slide, "--annotations", tiny_regions, "--out", folder / "ds", *EXTRACT]
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_histolatent.patches._cutting.write_shard", full)
+        outcome = run(*cut)
     assert "the disk is full" in outcome.refusal
-    assert patches > 50
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["ds.part"]
+    assert run(*cut).code == 0
+    assert [path.name for path in folder.iterdir()] == ["ds"]
 
 
 def test_a_refusal_under_a_progress_bar_is_one_line_too(
@@ -1197,9 +1390,7 @@ def test_a_refusal_under_a_progress_bar_is_one_line_too(
 ) -> None:
     (folder / "ds").mkdir()
     outcome = run("extract", tiny_slide, "--annotations", tiny_regions, "--out", folder / "ds", *EXTRACT)
-    assert (
-        outcome.err == f"Error: {folder / 'ds'} exists already; choose another output folder or remove it.\n"
-    )
+    assert outcome.err == f"Error: {folder / 'ds'} exists already and is no dataset; name another folder.\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tiny_slide: Path) -> None:

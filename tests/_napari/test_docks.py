@@ -87,7 +87,7 @@ def test_docks_that_are_closed_leave_the_run_and_come_back(
     for name, (_, widget) in docks.items():
         assert isinstance(widget, DOCKS[name])
     patches, train, edit = (widget for _, widget in docks.values())
-    patches.pick_button.click()
+    patches.set_mode("extract")
     edit.pick_button.click()
 
     run = new_training(tiny_dataset, folder / "run", ENDLESS)
@@ -136,7 +136,7 @@ def test_a_window_is_closed_while_its_docks_work(
         add(viewer, slide_layer(slide))
         docks = open_docks(viewer)
         docks["Train"][1].binding.watch(run.path)
-        docks["Patches"][1].pick_button.click()
+        docks["Patches"][1].set_mode("extract")
         docks.clear()
         viewer.close()
         qtbot.wait(50)

@@ -56,11 +56,13 @@ def test_all_that_the_manifest_names_is_there() -> None:
         "Train",
         "Edit",
     ]
-    assert [item.command for item in contributions.readers] == [READER]
-    assert in_menus == ["napari-histolatent.open_slide", "napari-histolatent.open_slide_folder"]
+    readers = [item.command for item in contributions.readers]
+    assert readers == [READER, "napari-histolatent.read_dataset"]
+    opening = ("open_slide", "open_slide_folder", "open_dataset")
+    assert in_menus == [f"napari-histolatent.{name}" for name in opening]
     assert list(contributions.menus) == ["napari/file/io_utilities"]
     assert [key for key, _ in samples] == ["cmu", "synthetic"]
-    used = {READER, *in_menus, *(command for _, command in samples)}
+    used = {*readers, *in_menus, *(command for _, command in samples)}
     assert used | {item.command for item in contributions.widgets} == commands
 
 

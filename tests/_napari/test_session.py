@@ -218,6 +218,17 @@ def test_the_slide_is_the_one_that_the_selected_layer_lies_on(
         metadata={KEY: {"role": "regions", "slide_digest": slide.info.digest}}, ndim=2
     )
     somebodys = viewer.add_image(np.zeros((8, 8)))
-    for layer, expected in ((on_first, slide), (somebodys, other_slide), (viewer.layers[0], slide)):
+    above = viewer.layers[1]
+    for layer, expected in (
+        (on_first, slide),
+        (somebodys, slide),
+        (None, slide),
+        (above, other_slide),
+        (viewer.layers[0], slide),
+    ):
         viewer.layers.selection.active = layer
         assert session.slide() is expected
+    viewer.layers.selection = {above, somebodys}
+    assert session.slide() is slide, "with several selected the slide stays"
+    viewer.layers.remove(viewer.layers[0])
+    assert session.slide() is other_slide

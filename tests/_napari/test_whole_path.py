@@ -137,15 +137,16 @@ def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screensho
     viewer.reset_view()
     qtbot.wait(200)
 
-    qtbot.mouseClick(patches.pick_button, left)
+    patches.form.size_spin.setValue(64)
+    qtbot.mouseClick(patches.mode_buttons["extract"], left)
     for count, label in enumerate(("epithelium", "stroma"), start=1):
         click_on_slide(qtbot, viewer, getattr(place, label))
-        qtbot.waitUntil(lambda count=count: patches.tray.count() == count, timeout=20_000)
-        assert patches.tray.item(count - 1).text() == label
-    qtbot.mouseClick(patches.pick_button, left)
+        qtbot.waitUntil(lambda count=count: len(patches.gallery.shown_keys()) == count, timeout=20_000)
+        assert patches.gallery.card(patches.gallery.shown_keys()[-1]).label == label
+    qtbot.mouseClick(patches.mode_buttons["look"], left)
     click_on_slide(qtbot, viewer, place.stroma)
     qtbot.wait(300)
-    assert patches.tray.count() == 2, "picking is switched off"
+    assert len(patches.gallery.shown_keys()) == 2, "picking is switched off"
     picked = session_of(viewer).tray[0]
     x, y = (int(v) for v in picked.level0_box[:2])
     assert abs(x + 32 - place.epithelium[0]) < 8, (
@@ -154,10 +155,11 @@ def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screensho
     exact = session_of(viewer).slide().read_region((x, y), size_px=(64, 64), level=0)
     assert np.array_equal(picked.pixels, exact)
 
-    patches.form["stride_px"].value = 16
-    patches.out_picker.edit.setText(str(tmp_path / "patches"))
-    qtbot.mouseClick(patches.cut_button, left)
-    qtbot.waitUntil(lambda: "patches:" in patches.result_note.text(), timeout=60_000)
+    patches.form.step_spin.setValue(16)
+    qtbot.waitUntil(lambda: not patches.binding.is_busy, timeout=20_000)
+    patches.extraction.out_picker.edit.setText(str(tmp_path / "patches"))
+    qtbot.mouseClick(patches.extraction.extract_button, left)
+    qtbot.waitUntil(lambda: session_of(viewer).dataset == tmp_path / "patches", timeout=60_000)
     whole = picture(viewer, qtbot, screenshots / "patches.png")
     assert whole.std(axis=(0, 1)).min() > 20, "the slide is drawn, not a black canvas"
 

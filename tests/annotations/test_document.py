@@ -204,6 +204,23 @@ def test_renaming_a_class_takes_its_regions_along(document: RegionDocument) -> N
     assert document.counts_and_areas(None)["a"][0] == 2
 
 
+def test_only_a_rename_is_told_as_one(document: RegionDocument) -> None:
+    changes = listened(document)
+    assert document.rename_class("a", "tumor") is not None
+    document.undo()
+    document.rename_class("a", "b", merge=True)
+    document.set_class(RegionClass("b", (1, 2, 3)))
+    first = document.classes.classes[0]
+    # A file's regions and classes in the place of those there were.
+    document.apply(
+        "Import", [square("new", "x")], set(document.regions), ClassTable((replace(first, name="x"),))
+    )
+    found = [change.renamed_class for change in changes]
+    assert found[:2] == [("a", "tumor"), ("tumor", "a")]
+    assert found[2:] == [None] * (len(changes) - 2)
+    assert len(found) > 4
+
+
 def test_a_class_is_removed_with_its_regions_or_without(document: RegionDocument) -> None:
     document.remove_class("a")
     assert document.classes.names == ("b", UNCLASSIFIED)

@@ -1,139 +1,249 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
-from napari_histolatent.annotations import Annotations, Region
 from napari_histolatent.errors import DatasetError
-from napari_histolatent.patches import RULES, coverage_of, label_of
+from napari_histolatent.patches._coverage import Coverage
+from napari_histolatent.patches._labels import RULES, LabelSpec, check_classes, label_of
 
 if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
-
-HOLED = Polygon(box(0, 0, 10, 10).exterior, [box(2, 2, 4, 4).exterior])
+    from collections.abc import Sequence
 
 
-def annotations_of(*shapes: tuple[str, BaseGeometry]) -> Annotations:
-    regions = tuple(Region(str(i), name, shape) for i, (name, shape) in enumerate(shapes))
-    return Annotations(regions, format="test")
+def covered(
+    *shares: Sequence[float], annotated: Sequence[float] | None = None, centres: Sequence[int] | None = None
+) -> Coverage:
+    """Patches by their shares; without overlaps unless `annotated` says so."""
+    rows = np.array(shares, np.float32)
+    union = np.minimum(rows.sum(axis=1), 1) if annotated is None else np.array(annotated)
+    return Coverage(
+        shares=rows,
+        annotated=union.astype(np.float32),
+        centre_classes=np.array(centres or [0] * len(rows), np.uint64),
+    )
 
 
-@pytest.mark.parametrize(
-    ("shapes", "patch", "expected"),
-    [
-        ([("a", box(0, 0, 5, 10))], (0, 0, 10, 10), [0.5, 0]),
-        ([("a", box(-5, -5, 50, 50))], (0, 0, 10, 10), [1, 0]),
-        ([("a", box(20, 20, 30, 30))], (0, 0, 10, 10), [0, 0]),
-        ([("a", box(10, 0, 20, 10))], (0, 0, 10, 10), [0, 0]),  # they share an edge, which has no area
-        ([("a", box(2, 2, 4, 4))], (0, 0, 10, 10), [0.04, 0]),
-        # Overlaps within a class count once, of two classes twice.
-        ([("a", box(0, 0, 6, 10)), ("a", box(4, 0, 10, 10))], (0, 0, 10, 10), [1, 0]),
-        ([("a", box(0, 0, 6, 10)), ("a", box(0, 0, 3, 10))], (0, 0, 10, 10), [0.6, 0]),
-        ([("a", box(0, 0, 6, 10)), ("b", box(4, 0, 10, 10))], (0, 0, 10, 10), [0.6, 0.6]),
-        # A hole is not covered, unless another region of the class fills it.
-        ([("a", HOLED)], (0, 0, 10, 10), [0.96, 0]),
-        ([("a", HOLED)], (0, 0, 5, 5), [21 / 25, 0]),
-        ([("a", HOLED)], (2, 2, 4, 4), [0, 0]),
-        ([("a", HOLED), ("b", box(2, 2, 4, 4))], (0, 0, 10, 10), [0.96, 0.04]),
-        ([("a", HOLED), ("a", box(2, 2, 4, 3))], (0, 0, 10, 10), [0.98, 0]),
-        ([("a", MultiPolygon([box(0, 0, 1, 10), box(8, 0, 10, 10)]))], (0, 0, 10, 10), [0.3, 0]),
-        ([("a", Polygon([(0, 0), (10, 0), (0, 10)]))], (0, 0, 10, 10), [0.5, 0]),
-        # Marks carry no area.
-        ([("a", Point(5, 5)), ("a", LineString([(0, 0), (10, 10)]))], (0, 0, 10, 10), [0, 0]),
-        # Coordinates of a large slide keep their fractions.
-        ([("a", box(100_000, 200_000, 100_005, 200_010))], (100_000, 200_000, 100_010, 200_010), [0.5, 0]),
-    ],
-)
-def test_coverage_is_the_area_by_hand(
-    shapes: list[tuple[str, BaseGeometry]], patch: tuple[float, ...], expected: list[float]
-) -> None:
-    coverage = coverage_of(annotations_of(*shapes), ["a", "b"], np.array([patch], float))
-    assert coverage.dtype == np.float32
-    np.testing.assert_allclose(coverage, [expected], atol=1e-6)
-
-
-def test_coverage_equals_counted_pixels() -> None:
-    # Rectangles on whole pixels, drawn into a raster: every area is a count.
-    rng = np.random.default_rng(0)
-    rasters = {name: np.zeros((60, 60), bool) for name in "ab"}
-    shapes = []
-    for name in "ab" * 6:
-        left, top, width, height = (int(v) for v in rng.integers(1, 25, 4))
-        shapes.append((name, box(left, top, left + width, top + height)))
-        rasters[name][top : top + height, left : left + width] = True
-    corners = [(x, y) for x in range(0, 50, 3) for y in range(0, 50, 7)]
-    boxes = np.array([(x, y, x + 8, y + 6) for x, y in corners], float)
-    expected = [[rasters[name][y : y + 6, x : x + 8].mean() for name in "ab"] for x, y in corners]
-    np.testing.assert_allclose(coverage_of(annotations_of(*shapes), ["a", "b"], boxes), expected, atol=1e-6)
-
-
-def test_no_boxes_have_no_coverage() -> None:
-    coverage = coverage_of(annotations_of(("a", box(0, 0, 1, 1))), ["a", "b"], np.empty((0, 4)))
-    assert coverage.shape == (0, 2)
+def labels_of(coverage: Coverage, classes: Sequence[str], **values: Any) -> list[str | None]:
+    labels, names = label_of(coverage, classes, LabelSpec(**values))
+    assert labels.dtype == np.int64
+    assert list(names) == sorted(set(names))
+    return [None if label == -1 else names[label] for label in labels]
 
 
 @pytest.mark.parametrize(
     ("rule", "threshold", "shares", "label"),
     [
-        ("area", 0.75, [0.8, 0.2], 0),
-        ("area", 0.75, [0.2, 0.8], 1),
-        ("area", 0.75, [0.7, 0.3], -1),
-        ("area", 0.75, [0.75, 0.25], 0),
-        ("area", 0.7, [0.7, 0.3], 0),  # 0.7 is less than 0.7 in single precision
-        ("area", 0.1, [0.3, 0.2], 0),
-        ("area", 0.1, [0.0, 0.0], -1),
-        ("area", 1.0, [1.0, 0.0], 0),
-        ("area", 1.0, [0.99, 0.0], -1),
-        ("majority", 0.9, [0.51, 0.49], 0),
-        ("majority", 0.9, [0.5, 0.5], -1),
-        ("majority", 0.9, [0.2, 0.3], -1),
-        ("any", 0.9, [0.0, 0.001], 1),
-        ("any", 0.9, [0.002, 0.001], 0),
-        ("any", 0.9, [0.0, 0.0], -1),
-        ("inside", 0.1, [0.0, 1.0], 1),
-        ("inside", 0.1, [0.999, 0.001], -1),
+        ("area", 0.75, [0.8, 0.2], "b"),
+        ("area", 0.75, [0.2, 0.8], "a"),
+        ("area", 0.75, [0.7, 0.3], None),
+        ("area", 0.75, [0.75, 0.25], "b"),
+        ("area", 0.7, [0.7, 0.3], "b"),  # 0.7 is less than 0.7 in single precision
+        ("area", 0.9, [0.9 - 5e-7, 0.1], "b"),  # and sums have their rounding too
+        ("area", 0.1, [0.3, 0.2], "b"),
+        ("area", 0.1, [0.0, 0.0], None),
+        ("area", 1.0, [1.0, 0.0], "b"),
+        ("area", 1.0, [0.99, 0.0], None),
+        ("area", 0.5, [0.5, 0.5], "b"),  # of equal ones the first in the order of the classes
+        ("majority", 0.9, [0.51, 0.49], "b"),
+        ("majority", 0.9, [0.5, 0.5], None),
+        ("majority", 0.9, [0.2, 0.3], None),
+        ("any", 0.9, [0.0, 0.001], "a"),
+        ("any", 0.9, [0.002, 0.001], "b"),
+        ("any", 0.9, [0.0, 0.0], None),
+        ("inside", 0.1, [0.0, 1.0], "a"),
+        ("inside", 0.1, [0.999, 0.001], None),
     ],
 )
-def test_the_rule_gives_the_label(rule: str, threshold: float, shares: list[float], label: int) -> None:
-    coverage = np.array([shares], np.float32)
-    assert label_of(coverage, rule=rule, threshold=threshold).tolist() == [label]
+def test_the_rule_gives_the_label(
+    rule: str, threshold: float, shares: list[float], label: str | None
+) -> None:
+    # The classes are not sorted, the names are.
+    assert labels_of(covered(shares), ["b", "a"], rule=rule, threshold=threshold) == [label]
 
 
 @pytest.mark.parametrize(
     ("shares", "at_the_centre", "label"),
-    [([0.9, 0.1], [0, 1], 1), ([0.1, 0.0], [1, 0], 0), ([0.9, 0.0], [0, 0], -1)],
+    [([0.9, 0.1], 0b10, "b"), ([0.1, 0.0], 0b01, "a"), ([0.9, 0.0], 0, None), ([0.2, 0.9], 0b11, "a")],
 )
-def test_the_centre_decides_alone(shares: list[float], at_the_centre: list[float], label: int) -> None:
-    labels = label_of(
-        np.array([shares], np.float32),
-        rule="centre",
-        threshold=0.75,
-        centre_coverage=np.array([at_the_centre], np.float32),
-    )
-    assert labels.tolist() == [label]
+def test_the_centre_decides_alone(shares: list[float], at_the_centre: int, label: str | None) -> None:
+    assert labels_of(covered(shares, centres=[at_the_centre]), ["a", "b"], rule="centre") == [label]
+
+
+@pytest.mark.parametrize(
+    ("priority", "shares", "label"),
+    [
+        (["c", "a"], [0.4, 0.3, 0.3], "c"),
+        (["c", "a"], [0.4, 0.3, 0.29], "a"),
+        (["c", "a"], [0.2, 0.4, 0.2], "b"),  # not listed: after those that are
+        (["a"], [0.2, 0.3, 0.4], "c"),  # among those not listed by share
+        (["c"], [0.2, 0.2, 0.2], None),
+        ([], [0.3, 0.4, 0.3], "b"),
+        (["x", "c"], [0.4, 0.3, 0.3], "c"),  # one slide of many may lack a class
+    ],
+)
+def test_the_first_of_the_order_that_has_the_share_wins(
+    priority: list[str], shares: list[float], label: str | None
+) -> None:
+    found = labels_of(covered(shares), ["a", "b", "c"], rule="priority", threshold=0.3, priority=priority)
+    assert found == [label]
+
+
+@pytest.mark.parametrize(
+    ("above", "shares", "label"),
+    [
+        (0.0, [1.0, 0.0], "a"),
+        (0.0, [1.0, 1e-7], None),
+        (0.0, [0.0, 1.0], None),
+        (0.1, [0.9, 0.1], "a"),
+        (0.1, [0.9, 0.11], None),
+        (0.1, [0.1, 0.05], None),
+        (1.0, [0.1, 1.0], None),  # an excluded class never gives the label
+    ],
+)
+@pytest.mark.parametrize("default", ["", "rest"])
+def test_an_excluded_class_rules_the_patch_out(
+    above: float, shares: list[float], label: str | None, default: str
+) -> None:
+    found = labels_of(covered(shares), ["a", "x"], exclude=["x"], exclude_above=above, default_class=default)
+    assert found == [label]
+
+
+def test_a_class_without_a_share_gives_no_label_at_any_threshold() -> None:
+    for rule in ("area", "priority"):
+        found = labels_of(covered([0, 0], [0, 1e-3]), ["a", "b"], rule=rule, threshold=1e-7, priority=["a"])
+        assert found == [None, "b"]
+
+
+def test_an_excluded_class_is_no_name() -> None:
+    _, names = label_of(covered([0.0, 0.0]), ["a", "x"], LabelSpec(exclude=("x",), default_class="rest"))
+    assert names == ("a", "rest")
+
+
+@pytest.mark.parametrize(
+    ("ignore_above", "share", "label"),
+    [
+        (0.0, 0.0, "rest"),
+        (0.0, 1e-7, None),
+        (0.0, 0.7, None),
+        (0.0, 0.8, "a"),
+        (0.2, 0.2, "rest"),
+        (0.2, 0.21, None),
+        (1.0, 0.7, "rest"),
+        (1.0, 0.75, "a"),  # the rule goes first
+    ],
+)
+def test_unannotated_tissue_gets_the_default_and_the_band_between_nothing(
+    ignore_above: float, share: float, label: str | None
+) -> None:
+    found = labels_of(covered([share]), ["a"], default_class="rest", ignore_above=ignore_above)
+    assert found == [label]
+
+
+def test_what_another_class_annotates_is_not_the_default() -> None:
+    # Regions of a class that is no column count in `annotated` alone.
+    assert labels_of(covered([0.0], [0.0], annotated=[0.3, 0.0]), ["a"], default_class="rest") == [
+        None,
+        "rest",
+    ]
+
+
+def test_the_default_may_be_an_annotated_class() -> None:
+    found = labels_of(covered([0.0, 0.9], [0.0, 0.0], [0.9, 0]), ["a", "b"], default_class="b")
+    assert found == ["b", "b", "a"]
+
+
+def test_slides_without_regions_are_all_default() -> None:
+    nothing = Coverage(np.empty((2, 0), np.float32), np.zeros(2, np.float32), np.zeros(2, np.uint64))
+    for rule in RULES:
+        labels, names = label_of(nothing, (), LabelSpec(rule=rule, default_class="rest"))
+        assert (labels.tolist(), names) == ([0, 0], ("rest",))
+        assert label_of(nothing, (), LabelSpec(rule=rule))[0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("values", "shares", "annotated", "label"),
+    [
+        ({}, [0.4, 0.4, 0], 0.8, "pos"),  # no class alone has the share
+        ({}, [0.6, 0.6, 0], 0.7, None),
+        ({}, [0.0, 0.0, 0], 0.0, "neg"),
+        ({"exclude": ["x"]}, [0.8, 0.0, 0.1], 0.9, None),
+        ({"exclude": ["x"], "exclude_above": 0.5}, [0.4, 0.4, 0.2], 1.0, "pos"),
+        ({"exclude": ["x"], "exclude_above": 0.5}, [0.4, 0.0, 0.4], 0.8, None),
+        ({"rule": "any"}, [0.0, 0.01, 0], 0.01, "pos"),
+        ({"rule": "inside"}, [0.5, 0.5, 0], 1.0, "pos"),
+    ],
+)
+def test_whatever_is_annotated_can_be_one_class(
+    values: dict[str, Any], shares: list[float], annotated: float, label: str | None
+) -> None:
+    coverage = covered(shares, annotated=[annotated])
+    found = labels_of(coverage, ["a", "b", "x"], annotated_as="pos", default_class="neg", **values)
+    assert found == [label]
+
+
+def test_any_class_at_the_centre_is_the_one_class() -> None:
+    coverage = covered([0.1, 0.1], [0.1, 0.1], [0.1, 0.1], centres=[0b10, 0b01, 0])
+    assert labels_of(coverage, ["a", "b"], rule="centre", annotated_as="pos") == ["pos", "pos", None]
 
 
 def test_each_patch_has_a_label_of_its_own() -> None:
-    coverage = np.array([[1, 0, 0], [0, 0, 1], [0.4, 0.3, 0.3], [0, 0.8, 0.1]], np.float32)
-    assert label_of(coverage, rule="area", threshold=0.75).tolist() == [0, 2, -1, 1]
+    coverage = covered([1, 0, 0], [0, 0, 1], [0.4, 0.3, 0.3], [0, 0.8, 0.1])
+    labels, names = label_of(coverage, ["a", "b", "c"], LabelSpec())
+    assert (labels.tolist(), names) == ([0, 2, -1, 1], ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_no_patches_have_no_labels(rule: str) -> None:
-    assert label_of(np.empty((0, 2), np.float32), rule=rule, threshold=0.75).tolist() == []
+    nothing = Coverage(np.empty((0, 2), np.float32), np.empty(0, np.float32), np.empty(0, np.uint64))
+    assert label_of(nothing, ["a", "b"], LabelSpec(rule=rule))[0].tolist() == []
 
 
-def test_an_unknown_rule_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(
-        DatasetError, match=r"no label rule 'most'; choose one of area, majority, any, inside, centre\."
-    ):
-        label_of(np.ones((1, 1), np.float32), rule="most", threshold=0.5)
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"rule": "most"},
+            r"no label rule 'most'; choose one of area, majority, any, inside, centre, priority\.",
+        ),
+        *(
+            ({"threshold": t}, f"above 0 and up to 1, not at {t:g}")
+            for t in (0.0, -0.1, 1.01, 75.0, float("nan"))
+        ),
+        ({"exclude_above": 1.5}, "`exclude_above` is a share .* between 0 and 1, not at 1.5"),
+        ({"ignore_above": -0.5}, "`ignore_above` is a share .* between 0 and 1, not at -0.5"),
+        ({"ignore_above": float("nan")}, "not at nan"),
+        ({"priority": ("a", "b", "a")}, "`priority` names a more than once"),
+        ({"exclude": "tumour"}, "`exclude` is a list of class names, not 'tumour'"),
+        ({"priority": ("a", "")}, "`priority` is a list of class names"),
+        ({"priority": ("a", "b"), "exclude": ("b",)}, "b cannot have a priority and be excluded"),
+        (
+            {"default_class": "x", "exclude": ("x",)},
+            "'x' cannot be excluded and be the name in `default_class`",
+        ),
+        (
+            {"annotated_as": "x", "exclude": ("x",)},
+            "'x' cannot be excluded and be the name in `annotated_as`",
+        ),
+        ({"annotated_as": "x", "default_class": "x"}, "cannot both be labelled 'x'"),
+    ],
+)
+def test_what_is_not_possible_is_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        LabelSpec(**values)
 
 
-@pytest.mark.parametrize("threshold", [0.0, -0.1, 1.01, 75.0, float("nan")])
-def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
-    with pytest.raises(DatasetError, match=f"above 0 and up to 1, not at {threshold:g}"):
-        label_of(np.ones((1, 1), np.float32), rule="area", threshold=threshold)
+def test_lists_become_tuples() -> None:
+    spec = LabelSpec(priority=["a"], exclude=["b"])  # type: ignore[arg-type]
+    assert spec == replace(spec, priority=("a",), exclude=("b",))
+    assert hash(spec) == hash(LabelSpec(priority=("a",), exclude=("b",)))
+
+
+@pytest.mark.parametrize("values", [{"priority": ("tumour", "stroma")}, {"exclude": ("stroma",)}])
+def test_an_unknown_class_is_named_with_those_there_are(values: dict[str, Any]) -> None:
+    check_classes(LabelSpec(**values), ["tumour", "stroma"])
+    with pytest.raises(DatasetError, match=r"class 'stroma' .*; the classes are: fat, tumour\."):
+        check_classes(LabelSpec(**values), ["tumour", "fat"])

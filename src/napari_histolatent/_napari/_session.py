@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
 from napari_histolatent._napari._layers import KEY
+from napari_histolatent._napari.patches._marks_keeper import MarksKeeper
 from napari_histolatent._napari.regions import SlideRegions, is_regions_layer
 
 if TYPE_CHECKING:
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
     from napari_histolatent.annotations import Annotations
     from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.patches import Recipe, TissueMask
     from napari_histolatent.slides import Slide
 
 _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
 class Session:
-    """The slide, its regions, the tray of picked patches, and the newest dataset and runs."""
+    """The slide, its regions, the patches marked or picked by hand, and the newest dataset and runs."""
 
     annotations_changed = Signal()
     tray_changed = Signal()
@@ -37,12 +39,22 @@ class Session:
         # Weak: the viewer keeps the session, not the other way round.
         self._viewer = weakref.ref(viewer)
         self._is_looking = False
+        self._last_digest = ""
         self._regions: dict[str, SlideRegions] = {}
+        self._marks: dict[str, MarksKeeper] = {}
         self._tray: list[Tile] = []
+        self.recipe: Recipe | None = None
+        """What the Patches dock was set to when it was closed."""
+        self.shows_preview = True
+        self.own_masks: dict[str, TissueMask] = {}
+        """Tissue masks that the user edited or loaded, by digest of their slide."""
         self._dataset: Path | None = None
 
     def slide(self) -> Slide | None:
-        """Return the slide that the selected layer shows or lies on, else the topmost one."""
+        """Return the slide that the selected layer shows or lies on, else the last one that was, else the topmost.
+
+        napari selects nothing for a moment whenever a layer comes or goes: that is no change of slide.
+        """
         viewer = self._viewer()
         if viewer is None:
             return None
@@ -52,7 +64,14 @@ class Session:
         active = viewer.layers.selection.active
         ours = active.metadata.get(KEY) if active is not None else None
         chosen = {ours.get("digest"), ours.get("slide_digest")} if isinstance(ours, dict) else set()
-        return next((slide for slide in reversed(slides) if slide.info.digest in chosen), slides[-1])
+        for digests in (chosen, {self._last_digest}):
+            found = next((slide for slide in reversed(slides) if slide.info.digest in digests), None)
+            if found is not None:
+                break
+        else:
+            found = slides[-1]
+        self._last_digest = found.info.digest
+        return found
 
     # Regions
 
@@ -64,14 +83,18 @@ class Session:
         self._is_looking = True
         viewer.layers.events.inserted.connect(self._on_inserted)
         viewer.layers.events.removed.connect(self._on_removed)
+        viewer.layers.selection.events.active.connect(self._on_active)
+        self._on_active()
         QApplication.instance().aboutToQuit.connect(self.close)
         weakref.finalize(viewer, _close_all, self._regions)
+        weakref.finalize(viewer, _close_all, self._marks)
         for layer in slide_layers_of(viewer):
             self.regions_of(layer.data[0].slide)
 
     def close(self) -> None:
         """Write what is not on the disk yet, and let go of the regions of all slides."""
         _close_all(self._regions)
+        _close_all(self._marks)
 
     def regions_of(self, slide: Slide) -> SlideRegions:
         """Return the regions of a slide."""
@@ -79,6 +102,7 @@ class Session:
         if digest not in self._regions:
             regions = SlideRegions(self._viewer(), slide)
             regions.changed.connect(self.annotations_changed.emit)
+            regions.class_renamed.connect(self._on_class_renamed)
             self._regions[digest] = regions
         return self._regions[digest]
 
@@ -107,11 +131,15 @@ class Session:
         classes = ", ".join(f"{n} {name}" for name, (n, _) in counts.items() if n)
         outside = _n_outside(regions) if not regions.is_many else 0
         beyond = f"; {outside} outside the slide" if outside else ""
-        return f"{len(regions.document.regions)} regions: {classes}{beyond}"
+        n = len(regions.document.regions)
+        return f"{n} region{'s' if n != 1 else ''}: {classes}{beyond}"
 
     def _on_inserted(self, event: Any) -> None:
         if _role(event.value) == "slide":
             self.regions_of(event.value.data[0].slide)
+
+    def _on_active(self, *_: object) -> None:
+        self.slide()  # remembered
 
     def _on_removed(self, event: Any) -> None:
         for regions in list(self._regions.values()):
@@ -128,10 +156,27 @@ class Session:
         there = {layer.data[0].slide.info.digest for layer in slide_layers_of(viewer)}
         for digest in [digest for digest in self._regions if digest not in there]:
             self._regions.pop(digest).close()
+            self.own_masks.pop(digest, None)
             for layer in list(viewer.layers):
                 if is_regions_layer(layer) and layer.metadata[KEY]["slide_digest"] == digest:
                     viewer.layers.remove(layer)
+        for digest in [digest for digest in self._marks if digest not in there]:
+            self._marks.pop(digest).close()
         self.annotations_changed.emit()
+
+    # Patches
+
+    def marks_of(self, slide: Slide) -> MarksKeeper:
+        """Return what the user decided about single patches of a slide; it is read in a thread."""
+        digest = slide.info.digest
+        if digest not in self._marks:
+            self._marks[digest] = MarksKeeper(slide)
+        return self._marks[digest]
+
+    def _on_class_renamed(self, digest: str, old: str, new: str) -> None:
+        keeper = self._marks.get(digest)
+        if keeper is not None:
+            keeper.marks.rename(old, new)
 
     @property
     def tray(self) -> tuple[Tile, ...]:
@@ -141,6 +186,11 @@ class Session:
     def add_to_tray(self, tile: Tile) -> None:
         """Put a patch into the tray."""
         self._tray.append(tile)
+        self.tray_changed.emit()
+
+    def change_in_tray(self, index: int, tile: Tile) -> None:
+        """Put a patch in the place of another."""
+        self._tray[index] = tile
         self.tray_changed.emit()
 
     def remove_from_tray(self, index: int) -> None:
@@ -159,9 +209,9 @@ class Session:
         self.dataset_changed.emit(str(path))
 
 
-def _close_all(regions: dict[str, SlideRegions]) -> None:
-    while regions:
-        regions.popitem()[1].close()
+def _close_all(kept: dict[str, SlideRegions] | dict[str, MarksKeeper]) -> None:
+    while kept:
+        kept.popitem()[1].close()
 
 
 def _n_outside(regions: SlideRegions) -> int:

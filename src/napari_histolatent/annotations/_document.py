@@ -52,6 +52,19 @@ class Change:
         """The regions that are new or changed, by id: asked for, they are remembered."""
         return {region_id: region for region_id, region in self.after.items() if region is not None}
 
+    @property
+    def renamed_class(self) -> tuple[str, str] | None:
+        """Old and new name, where a class got another name and nothing else happened; else None."""
+        before, after = self.classes_before, self.classes_after
+        if before is None or after is None or len(before) != len(after) or None in self.before.values():
+            return None
+        pairs = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+        if len(pairs) != 1:
+            return None
+        ((old, new),) = pairs
+        is_same = replace(old, name=new.name) == new and new.name not in before
+        return (old.name, new.name) if is_same else None
+
     def inverse(self) -> Change:
         """Return the change that takes this one back."""
         return Change(f"Undo: {self.title}", self.after, self.before, self.classes_after, self.classes_before)

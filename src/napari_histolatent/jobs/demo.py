@@ -15,7 +15,7 @@ from napari_histolatent.annotations import check_annotations, read_annotations
 from napari_histolatent.errors import RunError, UserError, writing_to
 from napari_histolatent.jobs.demo_slide import DemoInput, demo_input
 from napari_histolatent.jobs.follow import follow, new_training, require_device
-from napari_histolatent.patches import GridSpec, PatchDataset, SlideSource, extract
+from napari_histolatent.patches import GridSpec, PatchDataset, Recipe, SlideSource, extract
 from napari_histolatent.runs import Run, launch
 from napari_histolatent.slides import open_slide
 from napari_histolatent.training import ClassifierConfig, preset
@@ -197,7 +197,7 @@ def _cut(demo: _Demo) -> PatchDataset:
             extract(
                 [SlideSource(source.slide, source.annotations)],
                 path,
-                spec=grid,
+                recipe=Recipe(grid=grid),
                 on_progress=lambda done, total: demo.console.update(done, total, "patches"),
             )
         dataset = PatchDataset(path)

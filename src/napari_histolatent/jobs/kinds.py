@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_histolatent.jobs.extraction import EXTRACT, run_extraction
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
 
@@ -36,4 +37,8 @@ def _train(run: Run, config: TrainingConfig | ClassifierConfig) -> None:
     )
 
 
-KINDS: Mapping[str, Callable[[Run], None]] = {TRAIN: _train_gan, CLASSIFIER: _train_classifier}
+KINDS: Mapping[str, Callable[[Run], None]] = {
+    TRAIN: _train_gan,
+    CLASSIFIER: _train_classifier,
+    EXTRACT: run_extraction,
+}

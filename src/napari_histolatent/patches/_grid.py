@@ -1,3 +1,5 @@
+"""Where patches lie: positions on a slide, before anything is known of what they show."""
+
 from __future__ import annotations
 
 import math
@@ -5,104 +7,135 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import shapely
 
 from napari_histolatent._config import option
-from napari_histolatent.annotations import require_on_slide
 from napari_histolatent.errors import DatasetError
-from napari_histolatent.patches._labels import UNLABELLED, coverage_of, label_of
 from napari_histolatent.slides import best_level
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from napari_histolatent.annotations import Annotations
-    from napari_histolatent.patches._tissue import TissueMask
     from napari_histolatent.slides import Slide, SlideInfo
 
-_MAX_POSITIONS = 5_000_000
-"""Positions of a grid before labels; each costs some 400 bytes while it is planned."""
+EDGES = {
+    "whole": "only patches that lie whole on the slide",
+    "shift": "the last patch of a row or column is moved back onto the slide",
+    "pad": "patches may reach over the edge; what lies outside is the slide's background colour",
+}
+"""Name and meaning of each rule for the slide's right and lower edge."""
+
+MAX_POSITIONS = 5_000_000
+"""Positions of one grid; each costs some 200 bytes while it is planned."""
+
+RESAMPLED = -1
+"""In place of a level: the patch is area-averaged from the next finer level."""
 
 _SNAP = 0.02
 """An mpp within this share of a level's own is read at that level, unresampled (0.499 for 0.5)."""
+SNAP_ZOOM = 0.005
+"""A zoom level is the slide's own level of this downsample, as far as cut edges make it odd (2.0005)."""
 
 
 @dataclass(frozen=True)
 class GridSpec:
-    """Which patches to cut, and how they get their label."""
+    """Size, resolution and spacing of patches."""
 
-    size_px: int = option(64, "Side of a patch, in its own pixels.")
-    mpp: float | None = option(None, "Micrometres per patch pixel; or give `level`.")
+    size_px: int = option(256, "Side of a patch, in its own pixels.")
+    mpp: float | None = option(None, "Micrometres per patch pixel; or give `level` or `downsamples`.")
     level: int | None = option(None, "Pyramid level to read as it is stored.")
+    downsamples: tuple[float, ...] = option(
+        (), "Downsamples to cut at, one or several: 1 is zoom 0 of the slide, 2 is zoom 1."
+    )
     stride_px: int | None = option(
         None, "Step between patches, in patch pixels; None: one patch size, no overlap."
     )
-    rule: str = option("area", "How regions give a label: area, majority, any, inside or centre.")
-    threshold: float = option(0.75, "Least share of the class in a patch, for rule area.")
-    min_tissue: float = option(0.5, "Least share of tissue in a patch, 0 to 1.")
+    stride_um: float | None = option(None, "Step between patches in µm instead.")
+    overlap_px: int | None = option(None, "Overlap of neighbours in patch pixels instead of a step.")
+    overlap_um: float | None = option(None, "Overlap of neighbours in µm instead of a step.")
+    origin_px: tuple[float, float] = option((0.0, 0.0), "A corner of the grid, level-0 pixels (x, y).")
+    edge: str = option("whole", "At the slide's edge: whole, shift or pad.")
 
     def __post_init__(self) -> None:
         if self.size_px < 8:
             msg = f"A patch of {self.size_px} px is too small; give a size of at least 8 px."
             raise DatasetError(msg)
+        steps = {
+            "stride_px": self.stride_px,
+            "stride_um": self.stride_um,
+            "overlap_px": self.overlap_px,
+            "overlap_um": self.overlap_um,
+        }
+        given = [f"{name}={value:g}" for name, value in steps.items() if value is not None]
+        if len(given) > 1:
+            msg = f"The step between patches is given more than once ({', '.join(given)}); give one of them."
+            raise DatasetError(msg)
         if self.stride_px is not None and self.stride_px < 1:
             msg = f"A stride of {self.stride_px} px does not move; give at least 1 px."
             raise DatasetError(msg)
-        if (self.mpp is None) == (self.level is None):
-            msg = f"Give either an mpp or a level to cut at, not mpp={self.mpp} with level={self.level}."
+        if self.stride_um is not None and not (math.isfinite(self.stride_um) and self.stride_um > 0):
+            msg = f"A stride of {self.stride_um:g} µm does not move; give a number above 0."
             raise DatasetError(msg)
-        if not 0 <= self.min_tissue <= 1:
-            msg = f"The least share of tissue has to lie between 0 and 1, not at {self.min_tissue:g}."
+        if self.overlap_px is not None and not 0 <= self.overlap_px < self.size_px:
+            msg = f"An overlap of {self.overlap_px} px does not fit patches of {self.size_px} px; give 0 to {self.size_px - 1} px."
+            raise DatasetError(msg)
+        if (self.mpp is not None) + (self.level is not None) + bool(self.downsamples) != 1:
+            msg = f"Give one of an mpp, a level or downsamples to cut at, not mpp={self.mpp}, level={self.level}, downsamples={self.downsamples}."
+            raise DatasetError(msg)
+        for value in self.downsamples:
+            if not (math.isfinite(value) and value >= 1):
+                msg = f"A downsample of {value:g} is not possible; give 1 (zoom 0), 2 (zoom 1), ..."
+                raise DatasetError(msg)
+        if self.edge not in EDGES:
+            msg = f"There is no edge rule {self.edge!r}; choose one of {', '.join(EDGES)}."
+            raise DatasetError(msg)
+        if not all(map(math.isfinite, self.origin_px)):
+            msg = f"The grid's origin {self.origin_px} is not a place; give two numbers of level-0 pixels."
             raise DatasetError(msg)
 
 
 @dataclass(frozen=True)
-class PatchGrid:
-    """The patches of one slide before they are cut: a plan. Row i of every array is one patch."""
+class Resolution:
+    """At what patch pixels are read."""
 
-    spec: GridSpec
-    classes: tuple[str, ...]
     downsample: tuple[float, float]
     """Level-0 pixels per patch pixel, (x, y)."""
+    level: int
+    """The level that is read as it is stored, or RESAMPLED."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Patches of one resolution on one slide. Row i of every array is one patch, row by row of the grid."""
+
+    size_px: int
+    resolution: Resolution
     level0_xy: NDArray[np.int64]
     """Top-left corners, shape (n, 2), in level-0 pixels."""
-    coverage: NDArray[np.float32]
-    """Area fraction per class, shape (n, classes)."""
-    tissue: NDArray[np.float32]
-    """Share of tissue, shape (n,)."""
-    label: NDArray[np.int64]
-    """Index into `classes`, shape (n,); -1 where the rule gives none."""
+    cell: NDArray[np.int64]
+    """Column and row in the grid, shape (n, 2); -1 for a patch that lies off it."""
+    origin_xy: tuple[float, float]
+    """Level-0 pixels of the top-left corner of the patch in column 0, row 0."""
+    step_xy: tuple[float, float]
+    """Level-0 pixels between neighbours."""
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.level0_xy)
 
     @property
     def boxes(self) -> NDArray[np.float64]:
         """Left, top, right, bottom of each patch in level-0 pixels, shape (n, 4)."""
-        return patch_boxes(self.level0_xy, self.spec.size_px, self.downsample)
+        return patch_boxes(self.level0_xy, self.size_px, self.resolution.downsample)
 
-    def labelled(self) -> PatchGrid:
-        """Return the patches that have a label and enough tissue."""
-        keep = (self.label != UNLABELLED) & (self.tissue >= self.spec.min_tissue)
-        return self.take(np.flatnonzero(keep))
-
-    def take(self, rows: NDArray[np.int64]) -> PatchGrid:
-        """Return the grid of these rows."""
-        return PatchGrid(
-            spec=self.spec,
-            classes=self.classes,
-            downsample=self.downsample,
-            level0_xy=self.level0_xy[rows],
-            coverage=self.coverage[rows],
-            tissue=self.tissue[rows],
-            label=self.label[rows],
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Positions:
+        """Return these rows."""
+        return Positions(
+            self.size_px,
+            self.resolution,
+            self.level0_xy[rows],
+            self.cell[rows],
+            self.origin_xy,
+            self.step_xy,
         )
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of patches of each class."""
-        return {name: int((self.label == i).sum()) for i, name in enumerate(self.classes)}
 
 
 def patch_boxes(
@@ -113,10 +146,11 @@ def patch_boxes(
     return np.hstack([corners, corners + size_px * np.array(downsample)])
 
 
-def patch_downsample(slide: Slide, spec: GridSpec) -> tuple[float, float]:
-    """Return level-0 pixels per patch pixel, (x, y).
+def resolutions(slide: Slide, spec: GridSpec) -> tuple[Resolution, ...]:
+    """Return at what patches are read, one entry for each downsample of the spec.
 
-    An mpp within 2 % of a stored level's own is taken to mean that level: its pixels are cut unresampled.
+    An mpp within 2 % of a stored level's own is taken to mean that level, a downsample within 0.5 %: its pixels
+    are cut unresampled.
 
     Raises
     ------
@@ -131,49 +165,129 @@ def patch_downsample(slide: Slide, spec: GridSpec) -> tuple[float, float]:
             msg = f"{slide.info.path.name} has no level {spec.level}; its levels are 0 to {len(levels) - 1}."
             raise DatasetError(msg)
         own = levels[spec.level].downsample
-        return own, own
-    asked = slide.downsamples_at(spec.mpp or 0)
-    own = levels[best_level([v.downsample for v in levels], asked[0] * (1 + _SNAP))].downsample
-    if all(abs(v / own - 1) <= _SNAP for v in asked):
-        return own, own
-    return asked
+        return (Resolution((own, own), spec.level),)
+    if spec.mpp is not None:
+        return (_snapped(slide.info, slide.downsamples_at(spec.mpp), _SNAP),)
+    return tuple(_snapped(slide.info, (value, value), SNAP_ZOOM) for value in spec.downsamples)
 
 
-def plan_grid(slide: Slide, annotations: Annotations, mask: TissueMask, spec: GridSpec) -> PatchGrid:
-    """Return every patch of the grid that lies whole on the slide and touches a region, labelled by the rule.
+def _snapped(info: SlideInfo, asked: tuple[float, float], tolerance: float) -> Resolution:
+    own = [level.downsample for level in info.levels]
+    level = best_level(own, asked[0] * (1 + tolerance))
+    if all(abs(v / own[level] - 1) <= tolerance for v in asked):
+        return Resolution((own[level], own[level]), level)
+    return Resolution(asked, RESAMPLED)
 
-    Pure but for reading facts off `slide`; no pixels are read.
+
+def patch_downsample(slide: Slide, spec: GridSpec) -> tuple[float, float]:
+    """Return level-0 pixels per patch pixel, (x, y), of the spec's first resolution; see `resolutions`."""
+    return resolutions(slide, spec)[0].downsample
+
+
+def positions_on(
+    info: SlideInfo,
+    spec: GridSpec,
+    resolution: Resolution,
+    within: tuple[float, float, float, float] | None = None,
+) -> Positions:
+    """Return the patches of the grid on a slide; no pixels are read.
+
+    The grid hangs at `spec.origin_px` wherever the regions are, so that it does not move with them.
+
+    Parameters
+    ----------
+    info
+        The slide's facts.
+    spec
+        Size, step, origin and edge rule.
+    resolution
+        One of `resolutions`.
+    within
+        Left, top, right, bottom in level-0 pixels: leave out patches that cannot touch this; None: the slide.
 
     Raises
     ------
-    AnnotationError
-        If no region lies on the slide.
     DatasetError
-        If the slide is smaller than one patch, or the rule or threshold is unknown.
+        If the slide is smaller than one patch, or there are too many positions.
     SlideError
-        If an mpp is asked for and the slide states no pixel size.
+        If a step in µm is asked for and the slide states no pixel size.
     """
-    require_on_slide(annotations, slide.info)
-    downsample = patch_downsample(slide, spec)
-    level0_xy = _corners(slide.info, spec, downsample, _bounds_of(annotations))
-    classes = annotations.classes
-    boxes = patch_boxes(level0_xy, spec.size_px, downsample)
-    coverage = coverage_of(annotations, classes, boxes)
-    touched = np.flatnonzero(coverage.max(axis=1) > 0)
-    level0_xy, boxes, coverage = level0_xy[touched], boxes[touched], coverage[touched]
-    centres = None
-    if spec.rule == "centre":
-        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-        centres = coverage_of(annotations, classes, np.hstack([middle - 1e-3, middle + 1e-3]))
-    return PatchGrid(
-        spec=spec,
-        classes=classes,
-        downsample=downsample,
-        level0_xy=level0_xy,
-        coverage=coverage,
-        tissue=mask.fractions(boxes),
-        label=label_of(coverage, rule=spec.rule, threshold=spec.threshold, centre_coverage=centres),
+    box = within or (0.0, 0.0, float(info.width_px), float(info.height_px))
+    step = _step_of(info, spec, resolution)
+    size = tuple(spec.size_px * v for v in resolution.downsample)
+    lines = [_line(info, spec, axis, size[axis], step[axis], (box[axis], box[axis + 2])) for axis in (0, 1)]
+    count = len(lines[0][0]) * len(lines[1][0])
+    if count > MAX_POSITIONS:
+        msg = (
+            f"The grid has {count:,} positions on {info.path.name}, more than the "
+            f"{MAX_POSITIONS:,} that can be planned; choose a larger stride or a coarser resolution."
+        )
+        raise DatasetError(msg)
+    corners = np.stack(np.meshgrid(lines[0][1], lines[1][1]), axis=-1).reshape(-1, 2)
+    cells = np.stack(np.meshgrid(lines[0][0], lines[1][0]), axis=-1).reshape(-1, 2)
+    first = [v[0][0] if len(v[0]) else 0 for v in lines]
+    origin = tuple(spec.origin_px[i] + first[i] * step[i] for i in (0, 1))
+    return Positions(
+        spec.size_px, resolution, corners, cells - np.array(first), (origin[0], origin[1]), (step[0], step[1])
     )
+
+
+def _step_of(info: SlideInfo, spec: GridSpec, resolution: Resolution) -> tuple[float, float]:
+    """Return level-0 pixels between neighbours, (x, y)."""
+    downsample = resolution.downsample
+    if spec.stride_um is not None or spec.overlap_um is not None:
+        mpp = info.require_mpp()
+        if spec.stride_um is not None:
+            step = tuple(spec.stride_um / v for v in mpp)
+        else:
+            overlap = [(spec.overlap_um or 0) / v for v in mpp]
+            step = tuple(spec.size_px * downsample[i] - overlap[i] for i in (0, 1))
+            if min(step) <= 0 or min(overlap) < 0:
+                side = spec.size_px * downsample[0] * mpp[0]
+                msg = (
+                    f"An overlap of {spec.overlap_um:g} µm does not fit patches of {side:.4g} µm; give less."
+                )
+                raise DatasetError(msg)
+        if min(step) < 1:
+            msg = f"A step of {min(step):.2g} level-0 pixels is less than a pixel of {info.path.name}; make it larger."
+            raise DatasetError(msg)
+        return step[0], step[1]
+    stride_px = spec.size_px - spec.overlap_px if spec.overlap_px else spec.stride_px or spec.size_px
+    return stride_px * downsample[0], stride_px * downsample[1]
+
+
+def _line(
+    info: SlideInfo, spec: GridSpec, axis: int, size: float, step: float, within: tuple[float, float]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the grid's numbers and level-0 corners along one axis."""
+    extent = (info.width_px, info.height_px)[axis]
+    origin = spec.origin_px[axis]
+    last = extent - size
+    if last < 0 and spec.edge != "pad":
+        msg = (
+            f"{info.path.name} is {info.width_px} x {info.height_px} px, smaller than one patch of "
+            f"{size:.0f} level-0 px; choose a smaller size or a finer resolution, or the edge rule pad."
+        )
+        raise DatasetError(msg)
+    # Touching counts as not reaching: a patch that ends where the box begins shows nothing of it.
+    lowest = math.floor((within[0] - size - origin) / step) + 1
+    highest = math.ceil((within[1] - origin) / step - 1e-9) - 1
+    first = math.ceil(-origin / step - 1e-9)  # the first that does not begin left of the slide
+    if spec.edge == "pad":
+        end = math.ceil((extent - origin) / step - 1e-9) - 1
+    else:
+        end = math.floor((last - origin) / step + 1e-6)
+    numbers = np.arange(max(lowest, first), min(highest, end) + 1)
+    # Floored, not rounded: the last patch must not hang over the edge by half a pixel.
+    corners = np.floor(origin + numbers * step + 1e-6).astype(np.int64)
+    begins_on_slide = origin + (end + 1) * step < extent - 1e-6
+    if spec.edge == "shift" and origin + end * step + size < extent - 1e-6 and begins_on_slide:
+        moved = math.floor(last + 1e-6)
+        # Asked of where it is moved to: which patches there are must not depend on what is looked at.
+        if moved < within[1] and moved + size > within[0]:
+            numbers = np.append(numbers, end + 1)
+            corners = np.append(corners, moved)
+    return numbers.astype(np.int64), corners
 
 
 def tile_box(
@@ -182,44 +296,3 @@ def tile_box(
     """Return left, top (whole level-0 pixels), right and bottom of the tile around a level-0 point."""
     left, top = (round(centre[i] - size_px * downsample[i] / 2) for i in (0, 1))
     return left, top, left + size_px * downsample[0], top + size_px * downsample[1]
-
-
-def _bounds_of(annotations: Annotations) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of all regions with an area, in level-0 pixels."""
-    left, top, right, bottom = shapely.total_bounds([r.geometry for r in annotations.regions if r.is_area])
-    return float(left), float(top), float(right), float(bottom)
-
-
-def _corners(
-    info: SlideInfo, spec: GridSpec, downsample: Sequence[float], within: tuple[float, float, float, float]
-) -> NDArray[np.int64]:
-    """Return the top-left corners of all patches on the slide that can touch `within`, row by row, shape (n, 2).
-
-    The grid begins at the slide's corner wherever the regions are, so that it does not move with them.
-    """
-    stride_px = spec.stride_px or spec.size_px
-    axes = []
-    for axis, (extent, scale) in enumerate(zip((info.width_px, info.height_px), downsample, strict=True)):
-        size, step = spec.size_px * scale, stride_px * scale
-        last = extent - size
-        if last < 0:
-            msg = (
-                f"{info.path.name} is {info.width_px} x {info.height_px} px, smaller than one patch of "
-                f"{size:.0f} level-0 px; choose a smaller size or a finer mpp."
-            )
-            raise DatasetError(msg)
-        first = max(0, math.floor((within[axis] - size) / step))
-        end = min(last, within[axis + 2])
-        axes.append((first, max(0, math.floor((end + 1e-6) / step) + 1 - first), step))
-    count = axes[0][1] * axes[1][1]
-    if count > _MAX_POSITIONS:
-        msg = (
-            f"The grid has {count:,} positions over the regions of {info.path.name}, more than the "
-            f"{_MAX_POSITIONS:,} that can be planned; choose a larger stride or a coarser mpp."
-        )
-        raise DatasetError(msg)
-    # Floored, not rounded: the last patch must not hang over the edge by half a pixel.
-    columns, rows = np.meshgrid(
-        *(np.floor(np.arange(first, first + n) * step + 1e-6).astype(np.int64) for first, n, step in axes)
-    )
-    return np.column_stack([columns.ravel(), rows.ravel()])

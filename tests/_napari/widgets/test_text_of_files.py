@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt
 
 from napari_histolatent._napari.widgets._qt import note
 from napari_histolatent._napari.widgets.loss_plot import LossPlot
-from napari_histolatent._napari.widgets.patch_tray import PatchTray
+from napari_histolatent._napari.widgets.patches_view import CountRow, PatchesView
 from napari_histolatent._napari.widgets.path_picker import PathPicker
 from napari_histolatent._napari.widgets.train_binding import _shown_sample
 
@@ -30,11 +30,12 @@ def test_a_note_shows_what_it_is_given(qtbot: Any) -> None:
 
 
 def test_tooltips_are_escaped(qtbot: Any) -> None:
-    tray, picker = PatchTray(), PathPicker("Open")
-    for widget in (tray, picker):
+    view, picker = PatchesView(), PathPicker("Open")
+    for widget in (view, picker):
         qtbot.addWidget(widget)
-    tray.set_patches([(np.zeros((8, 8, 3), np.uint8), EVIL)])
-    assert (tray.item(0).text(), tray.item(0).toolTip()) == (EVIL, SAFE)
+    view.set_counts([CountRow(EVIL, (1, 2, 3), "1", 4, (1, 2, 1))], "")
+    assert SAFE in view.counts_label.text()
+    assert EVIL not in view.counts_label.text()
     picker.set_path(Path("a<b>c"))
     assert (picker.edit.text(), picker.edit.toolTip()) == ("a<b>c", "a&lt;b&gt;c")
 

@@ -129,6 +129,8 @@ class SlideRegions(QObject):
     """One per slide and viewer; layers, docks and the autosave all follow its document."""
 
     changed = Signal()
+    class_renamed = Signal(str, str, str)
+    """Digest of the slide, the class's old name and its new one."""
     """Regions, classes, selection or what is shown changed; not more than some times a second."""
     imported = Signal(object)
     """An `Imported`."""
@@ -597,6 +599,8 @@ class SlideRegions(QObject):
 
     def _on_changed(self, change: Change) -> None:
         self._snapshot = None
+        if renamed := change.renamed_class:
+            self.class_renamed.emit(self.slide.info.digest, *renamed)
         self._say_changed()
         shapes = self._shapes
         is_many = self.is_many

@@ -21,11 +21,11 @@ from napari_histolatent._napari._layers import heatmap_layer, level0_of, tile_la
 from napari_histolatent._napari._picking import CanvasClicks
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
+from napari_histolatent._napari.patches._facts import labelled_tile
 from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER
-from napari_histolatent._napari.widgets.patches_binding import labelled_tile
 from napari_histolatent.explain import colored
 from napari_histolatent.explain.heatmap import shared_maximum
-from napari_histolatent.patches import GridSpec
+from napari_histolatent.patches import LabelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -449,5 +449,5 @@ def _tile_for(
 ) -> Tile:
     """Cut a tile at a model's size and resolution, or at level 0 where the model or the slide knows none."""
     mpp = checkpoint.mpp if slide.info.mpp_x else None
-    spec = GridSpec(size_px=checkpoint.size_px, mpp=mpp, level=0 if mpp is None else None, rule="majority")
-    return labelled_tile(slide, annotations, centre, spec)
+    labels = LabelSpec(rule="majority")
+    return labelled_tile(slide, annotations, centre, size_px=checkpoint.size_px, mpp=mpp, labels=labels)

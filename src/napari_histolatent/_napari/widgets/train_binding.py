@@ -14,6 +14,7 @@ from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets.train_view import SAMPLE_PX
 from napari_histolatent._pictures import marked
 from napari_histolatent.errors import DatasetError, UserError
+from napari_histolatent.jobs.extraction import EXTRACT
 from napari_histolatent.jobs.follow import new_training, resume
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import ENDED, Run, known_runs, launch
@@ -188,6 +189,8 @@ class TrainBinding:
                 try:
                     run = Run(path)
                 except UserError:
+                    continue
+                if run.kind == EXTRACT:  # the Patches dock's
                     continue
                 listed.append(
                     (f"{path.name} ({_KIND_NAMES.get(run.kind, run.kind)}, {run.status().state})", str(path))
