@@ -37,9 +37,9 @@ def test_the_help_is_the_configs_own(qtbot: Any) -> None:
     form = form_of(Config(), LABELS)
     assert form["steps"].tooltip == "Steps in all."
     helps = {item.name: item.metadata["help"] for item in fields(GridSpec)}
-    grid = form_of(GridSpec(mpp=0.5), {"size_px": "Size", "threshold": "Share"})
+    grid = form_of(GridSpec(mpp=0.5), {"size_px": "Size", "edge": "Edge"})
     assert {widget.name: widget.tooltip for widget in grid} == {
-        name: helps[name] for name in ("size_px", "threshold")
+        name: helps[name] for name in ("size_px", "edge")
     }
 
 

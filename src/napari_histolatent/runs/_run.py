@@ -147,8 +147,11 @@ class Run:
     def status(self) -> RunStatus:
         """Return where the run stands, from its events and whether its process lives."""
         self._fold_new_events()
+        alive = self.is_alive(last_event=self._last.time if self._last else 0.0)
+        if not alive:
+            # Its last word may have come between the two looks.
+            self._fold_new_events()
         last = self._last
-        alive = self.is_alive(last_event=last.time if last else 0.0)
         if last is None:
             return RunStatus(state="starting" if alive else "interrupted" if self._owner() else "new")
         ended = last.kind in ("stopped", "finished", "failed")
