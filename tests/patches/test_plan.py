@@ -486,7 +486,7 @@ def test_one_level_of_slides_of_several_pixel_sizes_is_told(cohort: Sequence[Sli
     sources = [cohort[0], replace(cohort[2], mpp=0.25)]
     by_level = RECIPE.changed(grid={"mpp": None, "level": 0})
     (sentence,) = plans_of(sources, by_level).messages
-    assert sentence.startswith("The slides' pixel sizes are 0.25 to 0.5 µm, and the patches of one level")
+    assert sentence.startswith("The slides' pixel sizes: from 0.25 to 0.5 µm per px; patches of one level")
     assert plans_of(cohort[::2], by_level).messages == ()
 
 

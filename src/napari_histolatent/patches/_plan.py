@@ -636,10 +636,12 @@ def _messages_of(plans: Sequence[SlidePlan], recipe: Recipe, way: str) -> Iterat
     if spec.mpp is None and all(plan.source.coords is None for plan in plans):
         known = [plan.mpp[0] for plan in plans if plan.mpp is not None]
         if known and (max(known) > 1.02 * min(known) or len(known) < len(plans)):
-            sizes = f"{min(known):.4g} to {max(known):.4g}" if max(known) > 1.02 * min(known) else "known"
+            found = f"from {min(known):.4g} to {max(known):.4g} µm per px"
+            if max(known) <= 1.02 * min(known):
+                found = f"{min(known):.4g} µm per px"
             if len(known) < len(plans):
-                sizes += f" and, for {len(plans) - len(known)} of them, unknown"
-            yield f"The slides' pixel sizes are {sizes} µm, and the patches of one level or zoom show them at different magnifications; cut at one mpp instead."
+                found += f", and {len(plans) - len(known)} of {len(plans)} slides state none"
+            yield f"The slides' pixel sizes: {found}; patches of one level or zoom may show them at different magnifications: cut at one mpp instead, and state the sizes that are missing."
 
 
 def settle(
