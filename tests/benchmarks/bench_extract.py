@@ -1,6 +1,6 @@
 """Cutting a slide's patches into a dataset, beside a bare loop that only reads the same patches.
 
-    python tests/benchmarks/bench_extract.py exact.tiff [--side 10000] [--repeats 3] [--json FILE]
+    python tests/benchmarks/bench_extract.py exact.tiff [--side 20000] [--repeats 3] [--json FILE]
 
 The slide is one of `mosaic.py`, or any that OpenSlide opens and is larger than --side + 10,000 px; patches of 256 px of
 level 0 whose corners do not meet the file's tiles, from (10000, 10000) on.
@@ -142,7 +142,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("slide")
-    parser.add_argument("--side", type=int, default=10_000, help="side of the square that is cut, level-0 px")
+    parser.add_argument("--side", type=int, default=20_000, help="side of the square that is cut, level-0 px")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES))
     add_json_option(parser)

@@ -65,7 +65,7 @@ def pen_pixels(pixels: NDArray[np.uint8], colors: Collection[str] = PEN_COLORS) 
         If a colour is not one of `PEN_COLORS`.
     """
     require_pen_colors(colors)
-    red, green, blue = (OD_OF[pixels[..., i]] for i in range(3))
+    red, green, blue = (OD_OF.take(pixels[..., i]) for i in range(3))
     total = red + green + blue
     ink = np.zeros(total.shape, bool)
     if "green" in colors or "blue" in colors:
@@ -134,7 +134,7 @@ def require_pen_colors(colors: Collection[str]) -> None:
 
 def _pale_or_dark(pixels: NDArray[np.uint8], color: str) -> NDArray[np.bool_]:
     """Return which pixels could be this ink where there is less of it, or more than one layer over tissue."""
-    red, green, blue = (OD_OF[pixels[..., i]] for i in range(3))
+    red, green, blue = (OD_OF.take(pixels[..., i]) for i in range(3))
     total = red + green + blue
     if color == "green":
         return np.asarray(((red >= green) & (total > 25)) | _neutral_dark(pixels))

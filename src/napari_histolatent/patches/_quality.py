@@ -133,11 +133,15 @@ def _luma_into(luma: NDArray[np.uint16], product: NDArray[np.uint16], patch: NDA
 
 
 def _variance_of_laplacian(luma: NDArray[np.int16]) -> float:
-    inner = luma[1:-1, 1:-1] * np.int16(-4)
-    inner += luma[:-2, 1:-1]
-    inner += luma[2:, 1:-1]
-    inner += luma[1:-1, :-2]
-    inner += luma[1:-1, 2:]
-    flat = inner.ravel().astype(np.float32)
-    mean = float(flat.mean())
-    return float(flat @ flat) / len(flat) - mean * mean
+    height, width = luma.shape
+    flat = luma.reshape(-1)
+    # Whole rows at once, twice as fast as the inner pixels alone; what wraps around at the sides is cut off below.
+    n = (height - 2) * width - 2
+    laplacian = np.zeros((height - 2, width), np.int16)
+    inner = laplacian.reshape(-1)[:n]
+    np.multiply(flat[width + 1 :][:n], np.int16(-4), out=inner)
+    for shift in (1, width, width + 2, 2 * width + 1):
+        inner += flat[shift : shift + n]
+    values = laplacian[:, : width - 2].astype(np.float32).ravel()
+    mean = float(values.mean())
+    return float(values @ values) / len(values) - mean * mean
