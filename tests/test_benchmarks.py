@@ -252,3 +252,124 @@ def test_the_eight_turns_differ(script: Callable[[str], Script]) -> None:
     square = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     turns = {script("mosaic").turned(square, i).tobytes() for i in range(8)}
     assert len(turns) == 8
+
+
+# Training
+
+
+def test_the_rate_of_steps_leaves_out_the_slow_beginning_and_the_checkpoint(
+    script: Callable[[str], Script],
+) -> None:
+    training = script("bench_training")
+    moments = [(0, 0.0), (1, 9.0), *((step, 9.0 + 0.5 * step) for step in range(2, 21))]
+    moments += [(20, 300.0), (20, 301.0)]  # the checkpoint, and that it stopped
+    assert training.rate_of(moments) == pytest.approx(0.5)
+    assert training.steps_within(60, 0.5) == 120
+    assert training.steps_within(0.1, 0.5) == 1
+
+
+def test_presets_are_compared_seed_by_seed(script: Callable[[str], Script]) -> None:
+    ratios = script("bench_training").ratios_of_presets
+    kid = {("s1", 0): 5.0, ("modern", 0): 0.1, ("s1", 1): 3.0, ("modern", 1): -0.001, ("s1", 2): 1.0}
+    assert ratios(kid, "s1", "modern") == [pytest.approx(50), float("inf")]
+
+
+def test_controls_are_of_as_many_training_tiles_of_each_class(script: Callable[[str], Script]) -> None:
+    import torch
+
+    from napari_histolatent.evaluation.gates import Labelled
+
+    images = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    train = Labelled(images, torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0]))
+    held_out = Labelled(images[:3], torch.tensor([0, 1, 0]))
+    controls = script("bench_training").real_controls(train, held_out)
+    assert list(controls) == ["real tiles", "blurred real tiles", "mean-colour tiles"]
+    assert torch.equal(controls["real tiles"].images, images[[0, 2, 1]])
+    assert all(control.labels.tolist() == [0, 0, 1] for control in controls.values())
+    flat = controls["mean-colour tiles"].images
+    assert torch.allclose(flat[1, :, 0, 0], images[2].mean(dim=(1, 2)))
+
+
+def test_a_row_names_the_bounds_that_are_missed(script: Callable[[str], Script]) -> None:
+    from napari_histolatent.evaluation.gates import SampleFigures
+
+    training = script("bench_training")
+    row = training.row_of("run", 100, SampleFigures(0.5, 0.2, 0.1, 0.01, 0.3, 0.8, 1.0, 1.0))
+    assert len(row) == len(training.HEADERS)
+    assert row[-1] == "kid_colour_ratio, pixel_sd_ratio"
+    assert np.isnan(row[-2])
+
+
+def test_gates_that_are_missed_are_faults(script: Callable[[str], Script]) -> None:
+    from napari_histolatent.evaluation.gates import SampleFigures
+
+    faults_of, bad_controls = script("bench_training").faults_of, script("bench_training").BAD_CONTROLS
+    good = SampleFigures(0.01, 0.001, 0.1, 0.1, 0.3, 1.0, 1.0, 1.0)
+    bad = SampleFigures(9.0, 0.9, 9.0, 0.9, 0.3, 1.0, 1.0, 1.0)
+    right = {"real tiles": good, "modern-seed-0": good, "s1-seed-0": bad, **dict.fromkeys(bad_controls, bad)}
+    compared = ["s1-seed-0"]
+    assert faults_of(right, [12.0, 9.0, 11.0], compared=compared) == []
+    assert faults_of(right, [], compared=compared) == []
+    assert faults_of(right, [12.0, 9.0, 9.5], compared=compared) == [
+        "s1 / modern: 9.5, at least 10 is asked for"
+    ]
+    for name in ("real tiles", "modern-seed-0"):
+        wrong = {**right, name: bad}
+        assert faults_of(wrong, [], compared=compared) == [
+            f"{name}: misses kid_colour_ratio, kid_random_ratio"
+        ]
+    for name in bad_controls:
+        assert faults_of({**right, name: good}, [], compared=compared) == [
+            f"{name}: keeps all bounds, though it is bad"
+        ]
+    assert len(faults_of(right, [])) == 1, "only what is compared need not keep the bounds"
+
+
+def test_a_run_that_was_trained_otherwise_is_not_taken(
+    script: Callable[[str], Script], tmp_path: Path
+) -> None:
+    from napari_histolatent.runs import Run
+    from napari_histolatent.training import TrainingConfig
+
+    require = script("bench_training").require_trained_so
+    config = TrainingConfig(steps=10)
+    spec = {"config": config.with_changes(checkpoint_every=3).to_json(), "dataset_digest": "d"}
+    Run.create(tmp_path / "run", kind="train", spec=spec | {"minutes": None})
+    Run.create(tmp_path / "timed", kind="train", spec=spec | {"minutes": 8.0})
+    require(tmp_path / "run", config, dataset_digest="d", minutes=None)
+    require(tmp_path / "timed", config.with_changes(steps=99), dataset_digest="d", minutes=8.0)
+    for changed, asked in (
+        (config.with_changes(steps=11), {}),
+        (config.with_changes(seed=1), {}),
+        (config, {"dataset_digest": "e"}),
+        (config, {"minutes": 3.0}),
+    ):
+        with pytest.raises(SystemExit, match=r"was trained with .* instead of .*; choose another --out"):
+            require(tmp_path / "run", changed, **{"dataset_digest": "d", "minutes": None} | asked)
+
+
+def test_a_mosaic_of_real_tiles_holds_held_out_tiles_in_the_regions_of_their_class(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    from napari_histolatent.annotations import read_annotations
+    from napari_histolatent.patches import PatchDataset
+    from tests.real_mosaic import write_real_mosaic
+
+    dataset = PatchDataset(tiny_dataset)
+    path = write_real_mosaic(dataset, tmp_path, side_px=640)
+    assert path.name == "REAL-mosaic.tif"
+    rows = dataset.rows_of("val")
+    tiles = dataset.read(rows).astype(float).mean(axis=(1, 2))
+    checked = 0
+    with openslide.OpenSlide(path) as slide:
+        assert "Mosaic of real tiles" in slide.properties["tiff.ImageDescription"]
+        for region in read_annotations(path.with_suffix(".geojson")).regions:
+            own = tiles[dataset.labels[rows] == dataset.classes.index(region.class_name)]
+            for polygon in region.polygons:
+                place = polygon.representative_point()
+                corner = (int(place.x) // 32 * 32, int(place.y) // 32 * 32)
+                shown = np.asarray(slide.read_region(corner, 0, (32, 32)).convert("RGB"), float)
+                distance = np.abs(own - shown.mean(axis=(0, 1))).max(axis=1)
+                assert distance.min() < 2, region.name
+                checked += 1
+    assert checked >= 2

@@ -27,6 +27,7 @@ from napari_histolatent._files import digest_of_file
 from napari_histolatent._pictures import open_picture, save_picture
 from napari_histolatent.annotations import Annotations, Region, read_annotations, write_annotations
 from napari_histolatent.cli import app, run_command
+from napari_histolatent.jobs.kinds import KINDS
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
 from napari_histolatent.slides import open_slide
@@ -50,10 +51,12 @@ COMMANDS = [
     "dataset import-folder",
     "dataset export",
     "train",
+    "fork",
     "resume",
     "stop",
     "runs",
     "sample",
+    "export",
     "classifier train",
     "invert",
     "flip",
@@ -222,7 +225,7 @@ def test_every_report_can_be_had_as_json() -> None:
             command = command.commands[part]
         options = {option for parameter in command.params for option in parameter.opts}
         assert "--json" in options, name
-        if name in ("demo", "extract", "train", "classifier train", "sample", "invert"):
+        if name in ("demo", "extract", "train", "fork", "classifier train", "sample", "invert"):
             assert "--seed" in options, name
 
 
@@ -357,6 +360,19 @@ def test_an_interrupted_training_is_stopped_and_can_be_resumed(
     assert report["checkpoint"] == str(path / "checkpoints" / f"step-{steps:08d}")
     again = run("resume", path)
     assert "has finished; there is nothing to resume" in again.refusal
+
+
+def test_why_a_run_failed_is_said_when_asked_later(run: Callable[..., Outcome], folder: Path) -> None:
+    failed = Run.create(folder / "run", kind="train", spec={})
+    failed.append(RunEvent("failed", step=3, steps=9, message="The slide is gone; bring it back."))
+    failed.append(
+        RunEvent("metrics", step=3, steps=9, data={"metrics": {"warnings": ["One image, over and over."]}})
+    )
+    failed.append(RunEvent("failed", step=3, steps=9, message="The slide is gone; bring it back."))
+    for command in (("stop", failed.path), ("runs",)):
+        said = run(*command).out
+        assert "The slide is gone; bring it back." in said
+    assert "One image, over and over." in run("stop", failed.path).out
 
 
 def test_a_detached_run_is_listed_and_stopped(
@@ -801,6 +817,53 @@ def test_runs_when_there_are_none(run: Callable[..., Outcome]) -> None:
     assert "no runs" in run("runs").out
 
 
+def test_a_fork_and_a_longer_run_are_listed_and_compared(
+    run: Callable[..., Outcome],
+    folder: Path,
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_dataset: Path,
+) -> None:
+    def work(made: Run) -> None:  # in this process: what is launched is tested elsewhere
+        KINDS[made.kind](made)
+
+    monkeypatch.setattr("napari_histolatent.runs.launch", work)
+    monkeypatch.setattr("napari_histolatent.jobs.follow.launch", work)
+    first, second = folder / "first", folder / "second"
+    made = run("fork", models.gan, "--steps", 22, "--seed", 5, "--out", first, "--json")
+    assert made.code == 0
+    assert (made.report["state"], made.report["step"], made.report["progress"]) == ("finished", 22, 1.0)
+    assert made.report["checkpoint"] == str(first / "checkpoints" / "step-00000022")
+    again = run("fork", first, "--steps", 23, "--learning-rate", 0.01, "--batch-size", 4, "--out", second)
+    assert again.code == 0
+    longer = run("resume", second, "--steps", 24, "--json").report
+    assert (longer["state"], longer["step"], longer["steps"]) == ("finished", 24, 24)
+
+    newest, older = run("runs", "--json").report["runs"]
+    assert (newest["run"], older["run"]) == (str(second), str(first))
+    for item in (newest, older):
+        assert (item["dataset"], item["dataset_name"]) == (str(tiny_dataset), tiny_dataset.name)
+        assert (item["network"], item["preset"]) == (GAN.network, GAN.preset)
+        assert 0 <= item["age_seconds"] < 600
+        assert item["progress"] == 1.0
+    assert (newest["forked_from"]["step"], older["forked_from"]["step"]) == (22, 20)
+    assert older["forked_from"]["digest"] == models.digest
+    line = run("runs").out.splitlines()[0]
+    for word in ("finished", "24/24", "100%", f"{GAN.network}/{GAN.preset}", tiny_dataset.name, str(second)):
+        assert word in line
+
+    compared = run("runs", "--compare", first, second, "--json").report
+    assert (compared["a"], compared["b"], compared["same_dataset"]) == (str(first), str(second), True)
+    settings = {item["name"]: (item["a"], item["b"]) for item in compared["settings"]}
+    assert set(settings) == {"steps", "learning_rate", "batch_size", "forked_from"}
+    assert settings["batch_size"] == (8, 4)
+    results = {item["name"]: (item["a"], item["b"]) for item in compared["results"]}
+    assert results["step"] == (22, 24)
+    assert all(math.isfinite(value) for value in results["kid"])
+    words = run("runs", "--compare", first, second).out
+    assert re.search(r"^learning_rate +0\.001 +0\.01$", words, re.MULTILINE)
+
+
 def test_a_run_that_diverged_is_reported_in_json_that_others_can_read(
     run: Callable[..., Outcome], folder: Path
 ) -> None:
@@ -830,6 +893,28 @@ def test_sample(run: Callable[..., Outcome], folder: Path, models: Models) -> No
     assert [chunk_of(name)["label"] for name in labelled["files"]] == ["stroma"] * 2
     words = run("sample", models.gan, "--out", out, "-n", 1)
     assert "SYNTHETIC" in words.out
+
+
+def test_an_exported_folder_is_taken_for_a_run(
+    run: Callable[..., Outcome], folder: Path, models: Models, tiny_dataset: Path
+) -> None:
+    out = folder / "model"
+    outcome = run("export", models.gan, "--out", out, "--licence", "CC0-1.0", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    report = outcome.report
+    assert (report["model_digest"], report["step"], report["onnx_difference"]) == (models.digest, 20, None)
+    assert {Path(name).name for name in report["files"]} == files_below(out)
+    assert report["digests"] == [digest_of_file(Path(name)) for name in report["files"]]
+    card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "CC0-1.0" in card
+    assert f"Digest: `{PatchDataset(tiny_dataset).digest}`" in card
+    assert "Patients: not stated; slides: 1" in card
+    drawn = [
+        run("sample", source, "-n", 1, "--seed", 7, "--out", folder / name, "--json").report
+        for name, source in (("a", models.gan), ("b", out))
+    ]
+    assert drawn[0]["digests"] == drawn[1]["digests"]
+    assert "is not a run folder" in run("fork", out, "--out", folder / "fork").refusal
 
 
 def test_invert(run: Callable[..., Outcome], folder: Path, models: Models, tiny_slide: Path) -> None:
@@ -1126,6 +1211,7 @@ def test_a_device_that_is_not_there(
     for command in (
         ["train", tiny_dataset],
         ["classifier", "train", tiny_dataset],
+        ["fork", models.gan, "--steps", 99],
         ["sample", models.gan],
         ["invert", models.gan, models.tile],
         ["flip", models.gan, models.tile, "--to", "stroma"],
@@ -1225,6 +1311,23 @@ def test_a_device_that_is_not_there(
         (["train", "DATASET", "--out", "OUT", "--steps", 0], "steps has to be at least 1"),
         (["classifier", "train", "DATASET", "--out", "OUT", "--network", "cat"], "no classifier named 'cat'"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
+        (["resume", "GAN", "--steps", 20], "has done 20 steps already; give more --steps than that, not 20"),
+        (["fork", "nowhere", "--out", "OUT"], "nowhere is not a run folder"),
+        (["fork", "GAN", "--out", "OUT"], "has done 20 steps of 20 already"),
+        (["fork", "GAN", "--out", "OUT", "--steps", 30, "--step", 7], "no checkpoint of step 7"),
+        (
+            ["fork", "GAN", "--out", "OUT", "--steps", 30, "--batch-size", 0],
+            "batch_size has to be at least 1",
+        ),
+        (["fork", "GAN", "--out", "GAN", "--steps", 30], "holds a run already"),
+        (["runs", "--compare", "GAN", "nowhere"], "nowhere is not a run folder"),
+        (["export", "nowhere", "--out", "OUT"], "nowhere is not a run folder"),
+        (["export", "GAN", "--out", "GAN"], "is there already; choose another --out"),
+        (["export", "GAN", "--out", "OUT", "--step", 7], "it keeps those of the steps 20"),
+        (["export", "GAN", "--out", "OUT", "--step", 20, "--best"], "not both"),
+        (["export", "GAN", "--out", "OUT", "--assume-mpp", 0], "pixel size of 0 µm is not possible"),
+        (["export", "GAN", "--out", "OUT", "--dataset", "nowhere"], "is not a patch dataset"),
+        (["export", "CLF", "--out", "OUT", "--onnx"], "ONNX files are made of generators only"),
         (["stop", "nowhere"], "nowhere is not a run folder"),
         (["sample", "nowhere", "--out", "OUT"], "nowhere is not a run folder"),
         (["sample", "shipped", "--out", "OUT"], "ships no trained model"),

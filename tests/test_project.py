@@ -103,7 +103,7 @@ def test_a_copy_is_checked_like_the_original(copy: Path) -> None:
         ("patches/_grid.py", "import torch"),
         ("slides/_info.py", "import napari_histolatent.training"),
         ("jobs/edits.py", "import qtpy"),
-        ("latent/draw.py", "from napari_histolatent.models import _cdcgan"),
+        ("latent/draw.py", "from napari_histolatent.models import _dcgan_modern"),
         ("runs/_index.py", "from napari_histolatent.jobs import kinds"),
     ],
 )
@@ -138,14 +138,21 @@ def plain(name: str) -> str:
 def test_every_package_that_is_imported_is_declared(pyproject: dict[str, Any]) -> None:
     core = {plain(item) for item in pyproject["project"]["dependencies"]}
     extras = {plain(item) for item in pyproject["project"]["optional-dependencies"]["all"]}
-    cluster = {plain(item) for item in pyproject["project"]["optional-dependencies"]["cluster"]}
+    # Imported only where somebody asks for a scheduler, for that network, for that format.
+    extra_of = {
+        "_dask_workers.py": "cluster",
+        "_inception.py": "inception",
+        "_onnx.py": "onnx",
+        "_tensorboard.py": "tensorboard",
+    }
     distributions = importlib.metadata.packages_distributions()
     missing = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         in_napari = file.is_relative_to(PACKAGE / "_napari")
         declared = core | extras if in_napari else core
-        if file.name == "_dask_workers.py":  # imported only where somebody asks for a scheduler
-            declared = core | cluster
+        if file.name in extra_of:
+            extra = pyproject["project"]["optional-dependencies"][extra_of[file.name]]
+            declared = core | {plain(item) for item in extra}
         for name in imports_of(file) - set(sys.stdlib_module_names) - {"napari_histolatent"}:
             owners = {plain(owner) for owner in distributions.get(name, [name])}
             if not owners & declared:
@@ -233,7 +240,7 @@ def test_the_data_of_the_package_is_not_left_out_of_it(pyproject: dict[str, Any]
     assert "exclude" not in wheel
     if not (ROOT / ".git").exists():
         pytest.skip("this is no clone")
-    for name in ("jobs/demo_regions.geojson", "py.typed"):
+    for name in ("jobs/demo_regions.geojson", "py.typed", "shipped/README.md"):
         assert (PACKAGE / name).is_file()
         ignored = subprocess.run(["git", "check-ignore", "-q", str(PACKAGE / name)], cwd=ROOT, check=False)
         assert ignored.returncode != 0, name  # what git ignores, hatchling leaves out

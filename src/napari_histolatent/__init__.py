@@ -9,9 +9,12 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Read once, when torch is loaded: threads that spin while they wait made training six times slower as soon as
-# anything else needed the cores, and no faster when nothing did.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read once, when torch is loaded. Threads that spin as long as they wait, which is the default, made training six
+# times slower as soon as anything else needed the cores; without any spinning it was a third slower than with this
+# little when nothing did (docs/performance.md). What the user has set stands.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 

@@ -53,11 +53,15 @@ def no_thread_left() -> Iterator[None]:
     from qtpy.QtCore import QThreadPool
     from qtpy.QtWidgets import QApplication
 
+    from napari_histolatent._napari._workers import end_watchers, thread_pool
+
     yield
     if QApplication.instance() is not None:
+        end_watchers()  # a window that is closed ends its docks' with the application only
         for _ in range(3):  # what has ended may have started what waited
             QApplication.processEvents()
-            assert QThreadPool.globalInstance().waitForDone(20_000)
+            for pool in (thread_pool(), QThreadPool.globalInstance()):
+                assert pool.waitForDone(20_000)
         QApplication.processEvents()
 
 
@@ -182,3 +186,32 @@ def end_dock(qtbot: Any) -> Callable[[Any, str], None]:
         gc.collect()
 
     return end
+
+
+@pytest.fixture
+def make_napari_viewer(make_napari_viewer: Any) -> Iterator[Any]:
+    """napari's own, which looks at its end for viewers that somebody keeps.
+
+    Work in our threads may keep one for a moment longer: the windows are closed and the work awaited before.
+    """
+    from qtpy.QtWidgets import QApplication
+
+    from napari_histolatent._napari._workers import end_watchers, thread_pool
+
+    made: list[Any] = []
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        made.append(make_napari_viewer(*arguments, **options))
+        return made[-1]
+
+    yield make
+    while made:
+        viewer = made.pop()
+        if hasattr(viewer.window, "_qt_window"):
+            viewer.window._qt_window._save_current_window_settings = lambda: None
+            viewer.close()
+        del viewer
+    for _ in range(5):
+        end_watchers()
+        assert thread_pool().waitForDone(20_000)
+        QApplication.processEvents()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from qtpy.QtCore import QThreadPool
 
 from napari_histolatent._napari._layers import slide_layer, world_of
 from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari._workers import thread_pool
 from napari_histolatent._napari.widgets import train_binding
 from napari_histolatent.runs import Run
 from tests._napari.helpers import add, click
@@ -69,7 +69,7 @@ def test_closed_docks_hear_no_click_and_watch_no_run(
             del dock, edit
             docks.clear()
             gc.collect()
-        qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=20_000)
+        qtbot.waitUntil(lambda: thread_pool().activeThreadCount() == 0, timeout=20_000)
         polls.clear()
         click(viewer, world_of((550.5, 300.5), slide.info))
         qtbot.wait(200)

@@ -109,8 +109,8 @@ def test_docks_that_are_closed_leave_the_run_and_come_back(
     assert not run.stop_requested
 
     dock, train = window.window.add_plugin_dock_widget("napari-histolatent", "Train")
-    qtbot.waitUntil(lambda: train.runs_box.count() == 1)
-    train.run_selected.emit(train.runs_box.itemData(0))
+    qtbot.waitUntil(lambda: len(train.runs_list.rows) == 1)
+    train.run_selected.emit(str(train.runs_list.rows[0].path))
     qtbot.waitUntil(train.stop_button.isEnabled, timeout=20_000)
     qtbot.mouseClick(train.stop_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: train.state_note.text().startswith("Stopped"), timeout=60_000)

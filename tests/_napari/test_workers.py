@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from qtpy.QtCore import QThreadPool
+from superqt.utils import create_worker
 
-from napari_histolatent._napari._workers import LatestWorker, run_safely
+from napari_histolatent._napari._workers import LatestWorker, run_safely, start_beside
 from napari_histolatent.errors import DatasetError, SlideError
 
 if TYPE_CHECKING:
@@ -236,3 +240,67 @@ def test_a_fault_of_ours_is_not_hidden_by_a_safe_action(errors: list[str]) -> No
     with pytest.raises(ZeroDivisionError):
         run_safely(lambda: 1 / 0)
     assert errors == []
+
+
+def test_watchers_without_an_end_hold_up_no_work(qtbot: Any, gates: Any, idle: Any) -> None:
+    n_threads = QThreadPool.globalInstance().maxThreadCount() + 2
+    opened, ended, watchers = threading.Event(), [], []
+
+    def watch() -> Iterator[None]:
+        while not opened.wait(0.005):
+            yield
+
+    for _ in range(n_threads):
+        watcher = create_worker(watch)
+        watcher.finished.connect(lambda: ended.append(1))
+        start_beside(watcher)
+        watchers.append(watcher)
+    qtbot.waitUntil(lambda: all(watcher.is_running for watcher in watchers))
+    worker, results = LatestWorker(), []
+    worker.submit(lambda _: "stop", results.append)
+    idle(worker)
+    assert results == ["stop"]
+    assert ended == []
+    opened.set()
+    qtbot.waitUntil(lambda: len(ended) == n_threads)
+
+
+def test_a_worker_that_waits_for_others_threads_is_not_ours(qtbot: Any, gates: Any, idle: Any) -> None:
+    pool, gate = QThreadPool.globalInstance(), threading.Event()
+    for _ in range(pool.maxThreadCount()):
+        create_worker(gate.wait, PATIENCE_SECONDS, _start_thread=True)
+    try:
+        worker, results = LatestWorker(), []
+        worker.submit(lambda _: 1, results.append)
+        idle(worker)
+        assert results == [1]
+    finally:
+        gate.set()
+
+
+def test_an_error_is_put_into_the_words_of_a_dock(qtbot: Any, idle: Any, errors: list[str]) -> None:
+    def work(_: Any) -> None:
+        msg = "Run `stop`."
+        raise DatasetError(msg)
+
+    worker = LatestWorker(in_words=lambda sentence: sentence.replace("Run `stop`", "Press Stop"))
+    worker.submit(work, lambda _: None)
+    idle(worker)
+    assert errors == ["Press Stop."]
+
+
+def test_what_is_done_is_kept_by_nobody(qtbot: Any, idle: Any) -> None:
+    class Large:
+        pass
+
+    held: list[Any] = []
+
+    def work(_: Any) -> Large:
+        result = Large()
+        held.append(weakref.ref(result))
+        return result
+
+    worker = LatestWorker()
+    worker.submit(work, lambda _: None)
+    idle(worker)
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and held[0]() is None)

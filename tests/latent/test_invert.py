@@ -234,6 +234,7 @@ def test_a_layered_generator_of_another_make() -> None:
         """An image is w times its own pixel: nothing of a network class is needed."""
 
         classes, size_px, z_dim, num_ws, w_dim = CLASSES, 16, 2, 1, 4
+        prior = "normal"
 
         def map(self, z: torch.Tensor, y: torch.Tensor, *, psi: float = 1.0) -> torch.Tensor:
             return torch.cat([psi * z, y], 1)[:, None]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -58,3 +60,32 @@ def test_ready_for_use_a_logit_does_not_depend_on_the_batch() -> None:
 def test_patches_that_are_too_small_are_refused(size_px: int) -> None:
     with pytest.raises(UserError, match=rf"at least 16 px, not {size_px}; cut larger patches\.$"):
         build(classes=("a", "b"), size_px=size_px)
+
+
+def test_the_judges_stay_small() -> None:
+    network = build(classes=("a", "b"), size_px=64)
+    n = sum(parameter.numel() for parameter in network.parameters())
+    # Four 3 x 3 convolutions without bias, two numbers a channel of batch normalisation, and the head.
+    widths = [3, 24, 48, 72, 96]
+    assert n == sum(9 * a * b + 2 * b for a, b in pairwise(widths)) + 2 * 96 + 2
+    assert n <= 150_000
+    assert sum(value.numel() for value in network.state_dict().values()) * 2 <= 300_000, (
+        "bytes in half precision"
+    )
+
+
+def test_channels_lie_innermost_whatever_comes_in() -> None:
+    network, seen = convnet().eval(), []
+    network.features[0].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    images = random_images(3)
+    assert torch.equal(network(images), network(images.contiguous(memory_format=torch.channels_last)))
+    innermost = torch.channels_last
+    assert all(given.is_contiguous(memory_format=innermost) for given in seen)
+    assert network.features[0].weight.is_contiguous(memory_format=innermost)
+
+
+def test_it_cannot_start_from_weights() -> None:
+    with pytest.raises(
+        UserError, match=r"cannot start from w\.safetensors; leave weights empty or choose inception_v3\.$"
+    ):
+        build(classes=("a", "b"), size_px=16, weights="w.safetensors", weights_sha256="0" * 64)

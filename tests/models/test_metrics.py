@@ -8,11 +8,17 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.models import GENERATORS, build_gan
+from napari_histolatent.models import GENERATORS, WITHOUT_CLASSES, build_classifier, build_gan
 from napari_histolatent.models.metrics import (
+    ClassifierFeatures,
+    FeatureSpace,
     RandomFeatures,
+    digest_of_network,
     kernel_distance,
     kernel_distance_of_images,
+    mean_pairwise_distance,
+    nearest,
+    nearest_other,
     psnr_db,
     rmse,
     sample_deviation,
@@ -108,12 +114,15 @@ def test_ssim_is_symmetric() -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 def test_whatever_a_network_draws_can_be_judged(name: str, size_px: int) -> None:
     try:
-        generator, _ = build_gan(name, classes=("a", "b"), size_px=size_px, z_dim=4, base_channels=4)
+        classes = () if name in WITHOUT_CLASSES else ("a", "b")
+        generator, _ = build_gan(name, classes=classes, size_px=size_px, z_dim=4, base_channels=4)
     except UserError:
         assert size_px == 8, "only the smallest may be refused"
         return
     with torch.no_grad():
-        images = generator.synthesize(generator.map(normal(4, 4, seed=0), torch.eye(2)[[0, 0, 1, 1]]))
+        images = generator.synthesize(
+            generator.map(normal(4, 4, seed=0), torch.eye(2)[[0, 0, 1, 1], : len(classes)])
+        )
     assert bool(torch.isfinite(ssim(images, -images)).all())
     assert math.isfinite(kernel_distance_of_images(images, images.flip(3)))
 
@@ -199,3 +208,81 @@ def test_kernel_distance_of_images_comes_from_its_seed_alone() -> None:
 def test_a_feature_that_is_the_same_in_all_real_images_does_no_harm() -> None:
     grey = torch.zeros(4, 3, 16, 16)
     assert kernel_distance_of_images(grey, grey) == pytest.approx(0, abs=1e-6)
+
+
+def test_random_features_draw_nothing_from_torchs_own_chance() -> None:
+    before = torch.get_rng_state()
+    RandomFeatures()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_networks_digest_names_its_weights_and_statistics() -> None:
+    def network(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1), torch.nn.BatchNorm2d(2))
+
+    first, same, other = digest_of_network(network(0)), digest_of_network(network(0)), network(1)
+    assert first == same != digest_of_network(other)
+    used = network(0)
+    used(random_images(2))
+    assert digest_of_network(used) != first
+
+
+def test_features_of_a_classifier_are_the_mean_of_its_maps() -> None:
+    torch.manual_seed(0)
+    classifier = build_classifier("convnet", classes=("a", "b"), size_px=16, base_channels=4)
+    images = random_images(5)
+    features = ClassifierFeatures(classifier)(images)
+    assert not classifier.training  # type: ignore[attr-defined]
+    assert features.shape == (5, 16)
+    logits = classifier.head(features)  # type: ignore[attr-defined]
+    torch.testing.assert_close(logits, classifier(images).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_feature_space_measures_in_the_spread_of_real_images() -> None:
+    real = smooth_images(40)
+    space = FeatureSpace(RandomFeatures(), real)
+    torch.testing.assert_close(space.real.mean(0), torch.zeros(448), atol=1e-4, rtol=0)
+    assert float(space.real.std(0).median()) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(space.of(real[3:5]), space.real[3:5], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [None, [0, 0, 0, 1, 1, 7]])
+def test_mean_pairwise_distance_against_a_double_loop(groups: list[int] | None) -> None:
+    features = normal(6, 5, seed=3)
+    of = groups or [0] * 6
+    means = []
+    for group in set(of):
+        members = [features[i] for i in range(6) if of[i] == group]
+        pairs = [
+            float((a - b).square().mean().sqrt())
+            for i, a in enumerate(members)
+            for j, b in enumerate(members)
+            if i < j
+        ]
+        means += [sum(pairs) / len(pairs)] if pairs else []
+    expected = sum(means) / len(means)
+    found = mean_pairwise_distance(features, None if groups is None else torch.tensor(groups))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_pair_has_no_distance() -> None:
+    assert math.isnan(mean_pairwise_distance(normal(2, 3, seed=0), torch.tensor([0, 1])))
+
+
+def test_the_nearest_against_a_double_loop() -> None:
+    a, b = normal(7, 5, seed=0), normal(9, 5, seed=1)
+    b[4] = a[2]
+    distances, which = nearest(a, b)
+    expected = [[float((x - y).square().mean().sqrt()) for y in b] for x in a]
+    assert which.tolist() == [row.index(min(row)) for row in expected]
+    np.testing.assert_allclose(distances, [min(row) for row in expected], rtol=1e-5)
+    assert (float(distances[2]), int(which[2])) == (0, 4)
+    excluded = torch.zeros(7, 9, dtype=torch.bool)
+    excluded[2, 4] = True
+    assert int(nearest(a, b, excluded=excluded)[1][2]) == expected[2].index(sorted(expected[2])[1])
+    within = [
+        [math.inf if i == j else float((a[i] - a[j]).square().mean().sqrt()) for j in range(7)]
+        for i in range(7)
+    ]
+    assert nearest_other(a) == pytest.approx(sorted(min(row) for row in within)[3], rel=1e-5)

@@ -114,6 +114,9 @@ def test_a_metric_that_is_no_number_is_null_too(file: Path, value: float) -> Non
         '{"kind": "progress", "losses": {"generator": "low"}}',
         '{"kind": "progress", "data": [0.5]}',
         '{"kind": "progress", "time": "noon"}',
+        '{"kind": "progress", "step": 1e999}',
+        '{"kind": "progress", "time": ' + "1" * 400 + "}",
+        "[" * 50_000,
     ],
 )
 def test_lines_of_other_programs_are_passed_over(file: Path, line: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -270,6 +271,73 @@ def test_a_run_of_another_host_lives_as_long_as_it_speaks(run: Run, age: float, 
     assert run.status().state == state
 
 
+@pytest.mark.parametrize(("age", "state"), [(5, "running"), (100, "running"), (200, "interrupted")])
+def test_a_run_of_another_host_lives_as_long_as_its_heart_beats(run: Run, age: float, state: str) -> None:
+    own(run, host="elsewhere", pid=1)
+    run.append(RunEvent("progress", 3, 10, time=time.time() - 5000))  # one step takes an hour
+    (run.path / "heartbeat").touch()
+    os.utime(run.path / "heartbeat", (time.time() - age, time.time() - age))
+    assert run.status().state == state
+
+
+@pytest.mark.parametrize("kind", ["stopped", "finished", "failed"])
+def test_a_run_that_has_just_ended_on_another_host_has_ended(run: Run, kind: str) -> None:
+    own(run, host="elsewhere", pid=1)
+    run.append(RunEvent(kind, 3, 10))
+    assert run.status().state == kind
+
+
+def test_the_heart_beats_while_the_run_is_held(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "HEARTBEAT_SECONDS", 0.01)
+    beat = run.path / "heartbeat"
+
+    def beats() -> bool:
+        os.utime(beat, (1000, 1000))
+        wait_until(lambda: beat.stat().st_mtime > 1000, "another beat")
+        return True
+
+    with run.exclusively():
+        wait_until(beat.exists, "the first beat")
+        assert beats()
+        assert beats()
+    assert not beat.exists()
+
+
+def test_a_run_that_another_host_holds_is_refused(run: Run) -> None:
+    own(run, host="elsewhere", pid=4711)
+    (run.path / "heartbeat").touch()
+    in_use = pytest.raises(RunError, match="in use by process 4711 on elsewhere; stop it with")
+    with in_use, run.exclusively():
+        pytest.fail("both at once")
+    assert json.loads((run.path / "owner.json").read_text())["host"] == "elsewhere"
+    assert (run.path / "heartbeat").exists(), "it is theirs"
+
+
+def test_what_another_host_left_behind_is_stale(run: Run) -> None:
+    own(run, host="elsewhere", pid=4711)
+    (run.path / "lock").touch()
+    (run.path / "heartbeat").touch()
+    os.utime(run.path / "heartbeat", (time.time() - 500, time.time() - 500))
+    with run.exclusively():
+        assert json.loads((run.path / "owner.json").read_text())["host"] == socket.gethostname()
+
+
+def test_a_disk_without_locks_goes_by_the_owner(
+    run: Run, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise NotImplementedError("this file system has no locks")
+
+    monkeypatch.setattr(runs_module.FileLock, "acquire", refuse)
+    in_use = pytest.raises(RunError, match=f"in use by process {holder.pid} on")
+    with in_use, run.exclusively():
+        pytest.fail("both at once")
+    holder.kill()
+    holder.wait()
+    with run.exclusively():
+        assert json.loads((run.path / "owner.json").read_text())["pid"] == os.getpid()
+
+
 def test_a_run_that_speaks_on_another_host_is_not_launched(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def popen(*_: Any, **__: Any) -> None:
         pytest.fail("a second process was started")
@@ -293,6 +361,21 @@ def test_stop_can_be_asked_for_and_taken_back(run: Run) -> None:
 
 
 # The list of runs
+
+
+def test_a_run_that_starts_and_was_asked_to_stop_is_stopping(run: Run) -> None:
+    run.claim()
+    assert run.status().state == "starting"
+    run.request_stop()
+    assert run.status().state == "stopping"
+
+
+def test_a_run_whose_folder_was_removed_is_gone(run: Run) -> None:
+    run.append(RunEvent("progress", 5, 10))
+    assert run.status().state == "interrupted"
+    shutil.rmtree(run.path)
+    assert (run.status().state, run.status().step) == ("gone", 5)
+    assert "gone" in ENDED, "nobody waits for it"
 
 
 def test_the_newest_run_comes_first_and_deleted_folders_are_forgotten(folder: Path) -> None:
@@ -345,6 +428,28 @@ def test_an_error_inside_passes_and_lets_go(run: Run) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     with run.exclusively():
+        assert run.is_alive()
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["works", "was only launched"])
+def test_a_launch_that_comes_late_touches_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    def popen(*_: Any, **__: Any) -> None:
+        pytest.fail("a second process was started")
+
+    monkeypatch.setattr(launching.subprocess, "Popen", popen)
+    monkeypatch.setattr(runs_module, "_LOCK_WAIT_SECONDS", 0.05)
+    late, status = Run(run.path), run.status()
+    looks = iter([status])  # as it was before the winner claimed the run
+    monkeypatch.setattr(late, "status", lambda: next(looks, None) or Run(run.path).status())
+    with run.exclusively() if works else nullcontext(run.claim()):
+        owner = (run.path / "owner.json").read_text()
+        run.request_stop()
+        with pytest.raises(RunError, match="in use by process" if works else "is running already"):
+            launch(late)
+        assert run.stop_requested
+        assert (run.path / "owner.json").read_text() == owner
         assert run.is_alive()
 
 

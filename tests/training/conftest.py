@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ class MemoryDataset:
     """What training reads of a `PatchDataset`, in memory; each class has its own mean colour."""
 
     mpp = 0.5
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *, size_px: int, counts: dict[str, dict[str, int]], seed: int, digest: str) -> None:
         """Make patches: `counts` is split -> class -> number."""

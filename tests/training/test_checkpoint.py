@@ -3,7 +3,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from napari_histolatent.errors import CheckpointError
+from napari_histolatent.training import checkpoint as checkpoint_module
 from napari_histolatent.training.checkpoint import (
     Checkpoint,
     checkpoints_in,
@@ -381,3 +386,89 @@ def test_a_training_state_without_its_chance_is_refused(saved: Checkpoint) -> No
     save_file(state, file)
     with pytest.raises(CheckpointError, match=r"training\.safetensors"):
         restore(saved, Task(1), CPU)
+
+
+def spoil(saved: Checkpoint, change: Any, *, noted: bool) -> Checkpoint:
+    """Change the training's state; `noted`: with the digest of what it is now, as by a program that went wrong."""
+    path = saved.path / "training.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    if noted:
+        info = json.loads((saved.path / "checkpoint.json").read_text())
+        info["state_digest"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (saved.path / "checkpoint.json").write_text(json.dumps(info))
+    return Checkpoint.open(saved.path)
+
+
+def test_a_training_state_that_is_not_that_of_the_digest_is_refused(saved: Checkpoint) -> None:
+    fresh = Task(9)
+
+    def nudge(state: dict[str, torch.Tensor]) -> None:
+        state["optimizer.model.0.exp_avg"][0] += 1
+
+    with pytest.raises(CheckpointError, match=r"training.safetensors is not the file .*; it is damaged"):
+        restore(spoil(saved, nudge, noted=False), fresh, CPU)
+
+
+def test_a_checkpoint_of_before_there_was_a_digest_of_the_state(saved: Checkpoint) -> None:
+    fresh = Task(9)
+    info = json.loads((saved.path / "checkpoint.json").read_text())
+    del info["state_digest"]
+    (saved.path / "checkpoint.json").write_text(json.dumps(info))
+    restore(Checkpoint.open(saved.path), fresh, CPU)
+    assert torch.equal(fresh.rng.get_state(), trained().rng.get_state())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rng", torch.zeros(3, dtype=torch.uint8)),
+        ("rng", torch.zeros(16)),
+        ("optimizer.model.first.exp_avg", torch.zeros(4)),
+        ("optimizer.model.first", torch.zeros(4)),
+    ],
+)
+def test_a_training_state_that_does_not_fit_is_refused(
+    saved: Checkpoint, key: str, value: torch.Tensor
+) -> None:
+    fresh = Task(9)
+    damaged = spoil(saved, lambda state: state.update({key: value}), noted=True)
+    with pytest.raises(CheckpointError, match=r"training.safetensors does not fit its training .*; choose"):
+        restore(damaged, fresh, CPU)
+
+
+def test_memory_that_does_not_suffice_is_no_damage(
+    saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Task(9)
+
+    def fail(state: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fresh.modules["judge"], "load_state_dict", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        restore(saved, fresh, CPU)
+
+
+def test_a_kill_between_two_names_loses_no_checkpoint(
+    saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, killed = saved.path.parent, subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    with monkeypatch.context() as during:
+        # The old one is out of the way, and the process is gone before the new one has its name.
+        during.setattr(os, "getpid", lambda: killed.pid)
+        during.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with checkpoint_module._aside(saved.path):
+            pass
+    assert not saved.path.exists()
+    assert checkpoints_in(folder) == [saved.path]
+    assert Checkpoint.open(saved.path) == saved
+
+
+def test_what_a_living_process_has_put_aside_stays_there(saved: Checkpoint) -> None:
+    with checkpoint_module._aside(saved.path):
+        assert checkpoints_in(saved.path.parent) == []
+        save_checkpoint(saved.path.parent, trained(seed=4), step=3, facts=FACTS)
+    assert [path.name for path in saved.path.parent.iterdir()] == [saved.path.name]

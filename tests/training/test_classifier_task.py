@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from napari_histolatent.errors import UserError
+from napari_histolatent.models import build_classifier
 from napari_histolatent.models.images import to_tensor
 from napari_histolatent.models.protocols import Classifier
+from napari_histolatent.training import ClassifierConfig, _classifier_task
 from napari_histolatent.training._classifier_task import ClassifierTask, one_cycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from napari_histolatent.training import ClassifierConfig
 
 CPU = torch.device("cpu")
 
@@ -65,7 +66,9 @@ def test_weights_and_losses_come_from_the_seed_alone(
 
 
 def test_it_learns(classifier_config: ClassifierConfig, patches: Any) -> None:
-    task = ClassifierTask(classifier_config.with_changes(steps=40, learning_rate=0.01), patches, CPU)
+    task = ClassifierTask(
+        classifier_config.with_changes(augmentation="plain", steps=40, learning_rate=0.01), patches, CPU
+    )
     losses = [task.step(index)["cross_entropy"] for index in range(40)]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
     assert task.finish()["accuracy"] >= 0.9
@@ -123,3 +126,61 @@ def test_learning_goes_on_after_a_measurement(classifier_config: ClassifierConfi
 
 def test_there_is_nothing_to_look_at(classifier_config: ClassifierConfig, patches: Any) -> None:
     assert ClassifierTask(classifier_config, patches, CPU).preview() is None
+
+
+@pytest.mark.parametrize("augmentation", ClassifierConfig.augmentations)
+def test_it_learns_from_augmented_patches_and_is_judged_on_those_as_they_are(
+    classifier_config: ClassifierConfig, patches: Any, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blank = torch.zeros(8, 3, 16, 16)
+    monkeypatch.setitem(_classifier_task.AUGMENTERS, augmentation, lambda _images, _rng: blank)
+    task, seen = ClassifierTask(classifier_config.with_changes(augmentation=augmentation), patches, CPU), []
+    task.model.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    task.step(0)
+    assert seen.pop() is blank
+    task.finish()
+    assert [len(part) for part in seen] == [8, 2]  # a batch at a time
+    assert torch.equal(torch.cat(seen), to_tensor(patches.read(patches.rows_of("test"))))
+
+
+def test_weights_that_are_kept_are_not_given_to_the_optimiser(
+    classifier_config: ClassifierConfig, patches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_frozen(name: str, **options: Any) -> Any:
+        network = build_classifier(name, **options)
+        network.features.requires_grad_(False)  # type: ignore[attr-defined]
+        return network
+
+    monkeypatch.setattr(_classifier_task, "build_classifier", build_frozen)
+    task = ClassifierTask(classifier_config, patches, CPU)
+    (group,) = task.optimizers["classifier"].param_groups
+    assert [tuple(weight.shape) for weight in group["params"]] == [(2, 16), (2,)]
+    before = task.model.features[0].weight.clone()  # type: ignore[index,union-attr]
+    task.step(0)
+    assert torch.equal(task.model.features[0].weight, before)  # type: ignore[index,union-attr]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"augmentation": "strong"},
+            r"^There is no augmentation named 'strong'; choose one of plain, robust\.$",
+        ),
+        ({"network": "vgg"}, r"^There is no classifier named 'vgg'; choose one of convnet, inception_v3\.$"),
+    ],
+)
+def test_settings_that_no_classifier_can_have_are_refused(values: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ClassifierConfig(**values)  # type: ignore[arg-type]
+
+
+def test_what_the_network_is_told() -> None:
+    config = ClassifierConfig(base_channels=5, weights="w.safetensors", weights_sha256="ab", fine_tune=True)
+    assert config.network_options == {
+        "base_channels": 5,
+        "weights": "w.safetensors",
+        "weights_sha256": "ab",
+        "fine_tune": True,
+    }
+    assert ClassifierConfig().augmentation == "robust"

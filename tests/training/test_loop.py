@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,9 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from napari_histolatent.errors import CheckpointError, DatasetError, UserError
+from napari_histolatent.training import _data, loop
 from napari_histolatent.training._classifier_task import ClassifierTask
 from napari_histolatent.training._gan_task import GanTask
 from napari_histolatent.training.checkpoint import Checkpoint, latest_checkpoint, load_weights
+from napari_histolatent.training.load import load_generator
 from napari_histolatent.training.loop import train
 
 if TYPE_CHECKING:
@@ -148,6 +151,64 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same_state(resumed.checkpoint, uninterrupted[config].checkpoint)
 
 
+@pytest.mark.parametrize("stop_after", [3])
+def test_stopped_and_resumed_with_everything_switched_on(
+    gan_config: TrainingConfig,
+    training: TrainingOf,
+    patches: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: int,
+) -> None:
+    # What follows the step's number, what is drawn more than once a step, and what has a state of its own.
+    config = gan_config.with_changes(
+        design="s1",
+        steps=5,
+        generator_steps=2,
+        label_smoothing=0.1,
+        instance_noise=0.2,
+        condition_ramp_steps=4,
+        stain_jitter=0.2,
+        precision="fp16",
+        learning_rate=1e-4,
+        checkpoint_every=100,
+    )
+    monkeypatch.setattr(_data, "_RESIDENT_BYTES", 0)  # patches are read ahead
+    whole = training(config, patches, tmp_path / "whole")
+    first = training(config, patches, tmp_path / "run", stop_after=stop_after)
+    second = training(config, patches, tmp_path / "run", resume=True)
+    assert second.events[0].step == stop_after
+    assert {**first.losses, **second.losses} == whole.losses
+    assert_same_state(second.checkpoint, whole.checkpoint)
+    assert "module.loss_scale._extra_state" in state_of(whole.checkpoint)
+
+
+def test_one_class_can_be_trained_without_classes(
+    gan_config: TrainingConfig, training: TrainingOf, dataset_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    dataset = dataset_of({"train": {"tumor": 6}})
+    done = training(gan_config.with_changes(network="dcgan", steps=2), dataset, tmp_path)
+    assert done.checkpoint.classes == ()
+    loaded = load_generator(done.checkpoint.path, device="cpu")
+    assert loaded.network.classes == ()
+    with pytest.raises(DatasetError, match="train the network dcgan"):
+        training(gan_config, dataset, tmp_path / "conditional")
+
+
+def test_slow_steps_are_told_without_being_asked(
+    gan_config: TrainingConfig,
+    training: TrainingOf,
+    patches: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = gan_config.with_changes(log_every=100, checkpoint_every=100)
+    quiet = training(config, patches, tmp_path / "quick")
+    assert list(quiet.losses) == [6]
+    monkeypatch.setattr(loop, "_SILENCE_SECONDS", 0.0)
+    assert list(training(config, patches, tmp_path / "slow").losses) == [1, 2, 3, 4, 5, 6]
+
+
 def test_stopped_again_and_again(
     gan_config: TrainingConfig,
     uninterrupted: dict[object, Training],
@@ -167,23 +228,32 @@ def test_what_happens_in_order(
     done = training(gan_config.with_changes(steps=5, log_every=3), patches, tmp_path)
     assert [(event.kind, event.step) for event in done.events] == [
         ("started", 0),
+        ("metrics", 2),
         ("sample", 2),
         ("checkpoint", 2),
         ("progress", 3),
+        ("metrics", 4),
         ("sample", 4),
         ("checkpoint", 4),
         ("progress", 5),
+        ("metrics", 5),
         ("sample", 5),
         ("checkpoint", 5),
         ("finished", 5),
     ]
     assert {event.steps for event in done.events} == {5}
-    assert done.events[0].data == {"device": "cpu"}
-    assert done.events[3].data["images_per_second"] > 0
+    assert done.events[0].data["device"] == "cpu"
+    pace = done.events[4].data
+    assert pace.keys() == {"images_per_second", "seconds_per_step", "data_share"}
+    assert pace["images_per_second"] > 0
+    assert pace["seconds_per_step"] > 0
+    assert 0 < pace["data_share"] < 1
+    assert done.events[2].data == {"sample": "samples/step-00000002.png", "step": 2}
     assert done.events[-2].data == {
         "checkpoint": "checkpoints/step-00000005",
         "digest": done.checkpoint.digest,
         "metrics": done.checkpoint.metrics,
+        "best": json.loads((tmp_path / "best.json").read_text()),
     }
 
 
@@ -243,15 +313,23 @@ def test_without_a_checkpoint_resuming_starts_anew(
     assert_same_state(done.checkpoint, uninterrupted[gan_config].checkpoint)
 
 
-def test_two_checkpoints_are_kept(uninterrupted: dict[object, Training]) -> None:
-    assert all(done.steps_kept == [4, 6] for done in uninterrupted.values())
+def test_two_checkpoints_are_kept_and_the_best(uninterrupted: dict[object, Training]) -> None:
+    for done in uninterrupted.values():
+        kids = {
+            event.step: event.data["metrics"]["kid"]
+            for event in done.events
+            if event.kind == "checkpoint" and "kid" in event.data["metrics"]
+        }
+        best = {min(kids, key=lambda step: kids[step])} if kids else set()
+        assert done.steps_kept == sorted({4, 6} | best)
 
 
 def test_previews(uninterrupted: dict[object, Training], gan_config: TrainingConfig) -> None:
     done = uninterrupted[gan_config]
     samples = [event.data["sample"] for event in done.events if event.kind == "sample"]
     assert samples == [f"samples/step-0000000{step}.png" for step in (2, 4, 6)]
-    assert sorted(path.name for path in (done.folder / "samples").iterdir()) == [v[8:] for v in samples]
+    names = [f"{kind}-0000000{step}.png" for kind in ("neighbours", "step") for step in (2, 4, 6)]
+    assert sorted(path.name for path in (done.folder / "samples").iterdir()) == names
     with Image.open(done.folder / samples[-1]) as picture:
         assert (picture.format, picture.size) == ("PNG", (8 * 16, 2 * 16))
 
@@ -316,8 +394,96 @@ def test_another_network_is_refused(
     gan_config: TrainingConfig, training: TrainingOf, patches: Any, tmp_path: Path
 ) -> None:
     training(gan_config, patches, tmp_path, stop_after=1)
-    with pytest.raises(CheckpointError, match="not those of the network"):
+    with pytest.raises(CheckpointError, match="with base_channels 4, now it is 5; set it back, fork"):
         training(gan_config.with_changes(base_channels=5), patches, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 9}, {"learning_rate": 0.1}, {"beta2": 0.5}, {"batch_size": 4}], ids=str
+)
+def test_settings_of_what_is_learnt_cannot_change_on_the_way(
+    gan_config: TrainingConfig,
+    training: TrainingOf,
+    patches: Any,
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    training(gan_config, patches, tmp_path, stop_after=1)
+    (name,) = changes
+    with pytest.raises(CheckpointError, match=f"was trained with {name} .* start a new run"):
+        training(gan_config.with_changes(**changes), patches, tmp_path, resume=True)
+
+
+def test_settings_of_what_is_told_and_kept_may_change(
+    gan_config: TrainingConfig, training: TrainingOf, patches: Any, tmp_path: Path
+) -> None:
+    training(gan_config, patches, tmp_path, stop_after=1)
+    other = gan_config.with_changes(
+        steps=2, device="auto", log_every=2, keep_checkpoints=5, metrics_every=0, checkpoint_every=1
+    ).with_changes(device="cpu", halve_batch_if_out_of_memory=True, batch_size=4)  # a batch that was halved
+    assert training(other, patches, tmp_path, resume=True).events[0].step == 1
+
+
+def test_at_a_stop_the_weights_are_written_at_once(
+    gan_config: TrainingConfig,
+    uninterrupted: dict[object, Training],
+    training: TrainingOf,
+    patches: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = training(gan_config.with_changes(steps=3), patches, tmp_path / "whole")
+
+    def never(*_: Any) -> Any:
+        pytest.fail("this takes long")
+
+    for name in ("finish", "settle", "measure", "preview", "neighbours"):
+        monkeypatch.setattr(GanTask, name, never)
+    config = gan_config.with_changes(checkpoint_every=3)
+    stopped = training(config, patches, tmp_path / "run", stop_after=3)
+    assert stopped.kinds[-2:] == ["checkpoint", "stopped"]
+    assert stopped.checkpoint.metrics == {}
+    # It is made ready where it is used.
+    assert stopped.checkpoint.digest != whole.checkpoint.digest
+    a, b = (load_generator(done.checkpoint.path, device="cpu").network for done in (stopped, whole))
+    assert not a.training
+    for (key, value), other in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(value, other), key
+    monkeypatch.undo()
+    resumed = training(config, patches, tmp_path / "run", resume=True)
+    assert resumed.events[0].step == 3
+    assert_same_state(resumed.checkpoint, uninterrupted[gan_config].checkpoint)
+
+
+def test_a_stopped_run_that_is_to_end_there_is_made_ready(
+    gan_config: TrainingConfig, training: TrainingOf, patches: Any, tmp_path: Path
+) -> None:
+    whole = training(gan_config.with_changes(steps=3), patches, tmp_path / "whole")
+    training(gan_config, patches, tmp_path / "run", stop_after=3)
+    ended = training(gan_config.with_changes(steps=3), patches, tmp_path / "run", resume=True)
+    assert_same_state(ended.checkpoint, whole.checkpoint)
+
+
+@both
+def test_statistics_that_are_no_numbers_are_not_kept(
+    config: Any,
+    training: TrainingOf,
+    patches: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = GanTask if hasattr(config, "z_dim") else ClassifierTask
+    finish = task.finish
+
+    def spoil(self: Any) -> dict[str, Any]:
+        metrics = finish(self)
+        next(self.model.buffers(), next(self.model.parameters())).detach().fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(task, "finish", spoil)
+    with pytest.raises(UserError, match=r"step 2.*diverged"):
+        training(config, patches, tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from napari.utils.notifications import show_error
+from qtpy.QtCore import QCoreApplication, QThreadPool
 from superqt.utils import FunctionWorker, create_worker
 
 from napari_histolatent.errors import UserError
@@ -13,21 +14,73 @@ from napari_histolatent.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from superqt.utils import WorkerBase
+
 Work = "Callable[[Callable[[], bool]], Any]"
 """What runs in the thread; it is handed a question to ask now and then: should I stop?"""
+
+_MOST_THREADS = 64
+"""Many more than docks and their watchers need: what waits for a process or a disk takes no processor."""
+
+_pools: list[QThreadPool] = []
+_started: dict[int, WorkerBase[Any]] = {}
+"""Kept until they have ended, as nobody else may."""
+
+
+def thread_pool() -> QThreadPool:
+    """Return the threads of this package.
+
+    The process's own pool has as many as there are processors: on a machine of two, two watchers without an end
+    would hold up every click that needs a thread.
+    """
+    if not _pools:
+        made = QThreadPool()
+        made.setMaxThreadCount(_MOST_THREADS)
+        _pools.append(made)
+        application = QCoreApplication.instance()
+        if application is not None:
+            application.aboutToQuit.connect(_end_all)
+    return _pools[0]
+
+
+def start_beside(worker: WorkerBase[Any]) -> None:
+    """Run a worker in this package's own threads: it never waits for what others do."""
+    key = id(worker)  # a slot that held the worker itself would keep it, and its result, for ever
+    _started[key] = worker
+    worker.finished.connect(lambda: _started.pop(key, None))
+    thread_pool().start(worker)
+
+
+def end_watchers() -> None:
+    """Have what has no end of its own come to one: for when nobody is left to watch."""
+    for worker in list(_started.values()):
+        worker.quit()
+
+
+def _end_all() -> None:
+    # As napari does with its own: what is being written is written to its end.
+    end_watchers()
+    thread_pool().waitForDone()
 
 
 class LatestWorker:
     """Runs one piece of work at a time. A new request stops the running one, whose result is dropped.
 
     With `in_turn` every request is done, one after the other: for work that is quick and may not get lost.
+    `in_words` puts the sentence of an error into the words of a dock.
     """
 
-    def __init__(self, *, on_error: Callable[[Exception], None] | None = None, in_turn: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        on_error: Callable[[Exception], None] | None = None,
+        in_turn: bool = False,
+        in_words: Callable[[str], str] = str,
+    ) -> None:
         self._generation = 0
         self._running: FunctionWorker[..., Any] | None = None
         self._waiting: deque[tuple[Any, Any]] = deque()
-        self._on_error, self._in_turn = on_error, in_turn
+        self._on_error, self._in_turn, self._in_words = on_error, in_turn, in_words
 
     @property
     def is_busy(self) -> bool:
@@ -70,7 +123,7 @@ class LatestWorker:
                 if fault is None:
                     on_result(result)
                 else:
-                    show_error(str(fault))
+                    show_error(self._in_words(str(fault)))
                     if self._on_error:
                         self._on_error(fault)
             self._start()
@@ -86,7 +139,7 @@ class LatestWorker:
         worker.returned.connect(done)
         worker.errored.connect(failed)
         self._running = worker
-        worker.start()
+        start_beside(worker)
 
 
 def run_safely(action: Callable[[], Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import RunError, UserError
+from napari_histolatent.jobs.joining import end_with_parent, is_helper
 from napari_histolatent.jobs.kinds import KINDS
 from napari_histolatent.runs import Run, RunEvent
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Do the work of the run folder that is named; every way it can end is an event in the folder."""
     run = Run(Path(arguments[0]))
+    if is_helper(run):
+        return _help(run)
     # A shutdown or `kill` ends the run as a stop does: with a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: run.request_stop())
     try:
@@ -28,6 +31,18 @@ def main(arguments: Sequence[str]) -> int:
     except RunError as error:  # another process has it: its events are not ours to write
         sys.stderr.write(f"{error}\n")
         return 2
+
+
+def _help(run: Run) -> int:
+    """Be one of the run's other processes: the first one holds the run, stops it and says what happens."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()
+    try:
+        KINDS[run.kind](run)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
 def _work(run: Run) -> int:

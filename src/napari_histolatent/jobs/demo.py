@@ -132,7 +132,7 @@ def run_demo(
     _describe(demo)
     dataset = _cut(demo)
     _train(demo, "train the generator", dataset, out / "gan", config)
-    classifier = ClassifierConfig(size_px=dataset.size_px, seed=seed, device=device)
+    classifier = ClassifierConfig(size_px=dataset.size_px, steps=300, seed=seed, device=device)
     _train(demo, "train the classifier", dataset, out / "classifier", classifier)
     _edit(demo, dataset)
     _write_report(demo, dataset)

@@ -40,19 +40,24 @@ class ReverseSearch:
 def sample_tiles(generator: LoadedGenerator, n: int, *, label: str | None, seed: int) -> list[Tile]:
     """Return n random images; without a label the classes take turns."""
     classes = generator.checkpoint.classes
+    if label and not classes:
+        msg = f"The model has no classes, so none named {label!r}; leave --label out."
+        raise UserError(msg)
+    # One turn without a class where the model has none.
+    turns: list[str | None] = [label] if label else [*classes] or [None]
     points = [
-        point
-        for name in ((label,) if label else classes)
-        for point in random_points(
+        random_points(
             n,
             z_dim=generator.network.z_dim,
-            class_weights=class_vector(classes, name),
+            class_weights=() if name is None else class_vector(classes, name),
             checkpoint_digest=generator.checkpoint.digest,
             seed=seed,
+            prior=generator.network.prior,
         )
+        for name in turns
     ]
     # The same z in every class, so that neighbours differ by their class alone.
-    ordered = [points[i // len(classes) + (i % len(classes)) * n] for i in range(n)] if not label else points
+    ordered = [points[i % len(turns)][i // len(turns)] for i in range(n)]
     pixels = draw(generator.network, ordered, device=generator.device)
     return [
         Tile(
@@ -61,7 +66,7 @@ def sample_tiles(generator: LoadedGenerator, n: int, *, label: str | None, seed:
             mpp=generator.checkpoint.mpp,
             point=point,
             synthetic=True,
-            label=classes[point.class_weights.index(1.0)],
+            label=turns[i % len(turns)],
             source=point.origin,
             seed=seed,
         )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_histolatent.errors import UserError
 from napari_histolatent.jobs.extraction import EXTRACT, run_extraction
 from napari_histolatent.patches import PatchDataset
+from napari_histolatent.runs import Run
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
+from napari_histolatent.training.config import EncoderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from napari_histolatent.runs import Run
+    from napari_histolatent.training.checkpoint import Checkpoint
 
-TRAIN, CLASSIFIER = "train", "classifier"
+TRAIN, CLASSIFIER, ENCODER = "train", "classifier", "encoder"
 
 
 def _train_gan(run: Run) -> None:
@@ -37,8 +40,47 @@ def _train(run: Run, config: TrainingConfig | ClassifierConfig) -> None:
     )
 
 
+def _train_encoder(run: Run) -> None:
+    """Train an encoder for spec["run"]: a generator's run, checkpoint or exported folder.
+
+    `load_encoder` finds it by that name where this run lies in the generator's folder, as `encoder`. Patches are
+    those of spec["dataset"], else those that the generator learnt from, if they are still there.
+    """
+    from napari_histolatent.training._encoder_task import train_encoder
+    from napari_histolatent.training.load import load_generator
+
+    config = EncoderConfig.from_json(run.spec["config"])
+    generator = load_generator(run.spec["run"], device=config.device)
+    train_encoder(
+        config,
+        generator,
+        _patches_for_encoder(run, generator.checkpoint, needed=config.real_weight > 0),
+        folder=run.path,
+        on_event=run.append,
+        should_stop=lambda: run.stop_requested,
+        resume=True,
+    )
+
+
+def _patches_for_encoder(run: Run, generator: Checkpoint, *, needed: bool) -> PatchDataset | None:
+    if "dataset" in run.spec:
+        return PatchDataset(run.spec["dataset"])
+    try:
+        in_run = generator.path.parent.name == "checkpoints"
+        dataset = PatchDataset(Run(generator.path.parent.parent).spec["dataset"]) if in_run else None
+    except KeyError:  # a run without a dataset
+        return None
+    except UserError:
+        if needed:
+            raise
+        return None
+    # Of a dataset that was cut again, the held-out patches may be some that the generator learnt from.
+    return dataset if dataset is not None and dataset.digest == generator.dataset_digest else None
+
+
 KINDS: Mapping[str, Callable[[Run], None]] = {
     TRAIN: _train_gan,
     CLASSIFIER: _train_classifier,
+    ENCODER: _train_encoder,
     EXTRACT: run_extraction,
 }

@@ -10,6 +10,7 @@ import torch
 from napari_histolatent.errors import UserError
 from napari_histolatent.latent.points import Inversion, LatentPoint
 from napari_histolatent.models.metrics import psnr_db, rmse, ssim
+from napari_histolatent.models.priors import draw_latents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ def invert(
     y = torch.tensor(list(class_weights), device=images.device)
     chance = torch.Generator().manual_seed(seed)
     # One start for all: what a tile's search finds does not depend on its neighbours in the batch.
-    start = torch.randn(1, generator.z_dim, generator=chance).expand(len(images), -1)
+    start = draw_latents(generator.prior, 1, generator.z_dim, chance).expand(len(images), -1)
     z = start.clone().to(images.device).requires_grad_(True)
     optimizer = torch.optim.Adam([z], lr=learning_rate)
     best_z, best_error = z.detach().clone(), torch.full((len(images),), torch.inf, device=images.device)

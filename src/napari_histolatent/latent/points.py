@@ -21,7 +21,7 @@ class LatentPoint:
     values: tuple[float, ...]
     """z, length z_dim."""
     class_weights: tuple[float, ...]
-    """The class vector y; sums to 1."""
+    """The class vector y; sums to 1, and is empty where the generator has no classes."""
     checkpoint_digest: str
     """Of the generator the point belongs to; it means nothing to another."""
     origin: str = ""
@@ -44,7 +44,7 @@ class LatentPoint:
         try:
             return cls(
                 values=_numbers(values["values"]),
-                class_weights=_numbers(values["class_weights"]),
+                class_weights=_numbers(values["class_weights"]) if values["class_weights"] != [] else (),
                 checkpoint_digest=str(values["checkpoint_digest"]),
                 origin=str(values.get("origin", "")),
                 space=str(values.get("space", "z")),
@@ -89,10 +89,17 @@ def class_vector(classes: Sequence[str], name: str) -> tuple[float, ...]:
 
 
 def random_points(
-    n: int, *, z_dim: int, class_weights: tuple[float, ...], checkpoint_digest: str, seed: int
+    n: int,
+    *,
+    z_dim: int,
+    class_weights: tuple[float, ...],
+    checkpoint_digest: str,
+    seed: int,
+    prior: str = "normal",
 ) -> list[LatentPoint]:
-    """Return n points with z ~ N(0, I) from a seed."""
-    drawn = np.random.default_rng(seed).standard_normal((n, z_dim))
+    """Return n points with z from the generator's prior (N(0, I), or uniform in [-1, 1]) and from a seed."""
+    chance = np.random.default_rng(seed % 2**64)  # negative ones, too
+    drawn = chance.standard_normal((n, z_dim)) if prior == "normal" else chance.uniform(-1.0, 1.0, (n, z_dim))
     return [
         LatentPoint(tuple(map(float, z)), class_weights, checkpoint_digest, origin=f"seed {seed}, number {i}")
         for i, z in enumerate(drawn)

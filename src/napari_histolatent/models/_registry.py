@@ -10,13 +10,25 @@ from napari_histolatent.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_histolatent.models.protocols import Classifier, Discriminator, Generator
+    from napari_histolatent.models.protocols import Classifier, Discriminator, Encoder, Generator
 
-GENERATORS: Mapping[str, str] = {"cdcgan": "napari_histolatent.models._cdcgan"}
+GENERATORS: Mapping[str, str] = {
+    "cdcgan": "napari_histolatent.models._dcgan_family",
+    "dcgan": "napari_histolatent.models._dcgan_family",
+}
 """Name -> module with build(classes, size_px, **options) -> (Generator, Discriminator)."""
 
-CLASSIFIERS: Mapping[str, str] = {"convnet": "napari_histolatent.models._convnet"}
+WITHOUT_CLASSES: frozenset[str] = frozenset({"dcgan"})
+"""The generators that draw tissue of no class: they are built with classes ()."""
+
+CLASSIFIERS: Mapping[str, str] = {
+    "convnet": "napari_histolatent.models._convnet",
+    "inception_v3": "napari_histolatent.models._inception",
+}
 """Name -> module with build(classes, size_px, **options) -> Classifier."""
+
+ENCODERS: Mapping[str, str] = {"convnet": "napari_histolatent.models._encoder"}
+"""Name -> module with build(classes, size_px, z_dim, prior, **options) -> Encoder."""
 
 
 def build_gan(
@@ -27,11 +39,16 @@ def build_gan(
     Raises
     ------
     UserError
-        If there is no such network, or it cannot have this size.
+        If there is no such network, it cannot have this size, or has no use for classes, or needs them.
     """
-    generator, discriminator = _module(GENERATORS, name, "network").build(
-        classes=tuple(classes), size_px=size_px, **options
-    )
+    module = _module(GENERATORS, name, "network")
+    if classes and name in WITHOUT_CLASSES:
+        msg = f"The network {name} has no classes, but was given {', '.join(classes)}; use cdcgan or leave them out."
+        raise UserError(msg)
+    if not classes and name not in WITHOUT_CLASSES:
+        msg = f"The network {name} needs classes, and there are none; label the patches or use dcgan."
+        raise UserError(msg)
+    generator, discriminator = module.build(classes=tuple(classes), size_px=size_px, **options)
     return generator, discriminator
 
 
@@ -47,6 +64,22 @@ def build_classifier(name: str, *, classes: Sequence[str], size_px: int, **optio
         classes=tuple(classes), size_px=size_px, **options
     )
     return classifier
+
+
+def build_encoder(
+    name: str, *, classes: Sequence[str], size_px: int, z_dim: int, prior: str = "normal", **options: Any
+) -> Encoder:
+    """Build an encoder for a generator of these classes, size and latent space, with fresh (random) weights.
+
+    Raises
+    ------
+    UserError
+        If there is no such network, or it cannot have this size.
+    """
+    encoder: Encoder = _module(ENCODERS, name, "encoder").build(
+        classes=tuple(classes), size_px=size_px, z_dim=z_dim, prior=prior, **options
+    )
+    return encoder
 
 
 def _module(names: Mapping[str, str], name: str, what: str) -> Any:

@@ -1,7 +1,7 @@
 """What the rest of the program may know of a network. No class here, and no network elsewhere by name.
 
 Images are float tensors (B, 3, size_px, size_px), RGB in [-1, 1]. A class vector y is (B, K) with K classes;
-its entries sum to 1 (one-hot, or a blend of classes).
+its entries sum to 1 (one-hot, or a blend of classes). A network without classes has classes () and y (B, 0).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Generator(Protocol):
     z_dim: int
     num_ws: int
     w_dim: int
+    prior: str
+    """What z is drawn from: "normal" or "uniform" (`models.priors`)."""
 
     def map(self, z: Tensor, y: Tensor, *, psi: float = 1.0) -> Tensor:
         """Return w, shape (B, num_ws, w_dim), of z (B, z_dim) and y (B, K); psi < 1 pulls to the mean."""
@@ -39,6 +41,18 @@ class Discriminator(Protocol):
 
     def __call__(self, images: Tensor, y: Tensor) -> Tensor:
         """Return scores, shape (B,)."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Guesses what a generator would draw an image from: where a reverse search starts."""
+
+    classes: tuple[str, ...]
+    size_px: int
+    z_dim: int
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z (B, z_dim) and the logits of the classes (B, K)."""
 
 
 @runtime_checkable

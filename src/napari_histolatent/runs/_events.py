@@ -14,7 +14,7 @@ from napari_histolatent._files import without_nan
 if TYPE_CHECKING:
     from pathlib import Path
 
-KINDS = ("started", "progress", "sample", "checkpoint", "stopped", "finished", "failed")
+KINDS = ("started", "progress", "sample", "metrics", "checkpoint", "stopped", "finished", "failed")
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class RunEvent:
     """One line of events.jsonl."""
 
     kind: str
-    """One of started, progress, sample, checkpoint, stopped, finished, failed."""
+    """One of started, progress, sample, metrics, checkpoint, stopped, finished, failed."""
     step: int = 0
     """Steps done."""
     steps: int = 0
     """Steps in all."""
     losses: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    """What else there is to say: metrics, files (relative to the run), the device."""
+    """What else there is to say: metrics (with warnings, sentences), files (relative to the run), the device."""
     message: str = ""
     time: float = field(default_factory=time.time)
     """Seconds since 1970."""
@@ -43,7 +43,7 @@ class RunEvent:
         """Return the event of a line, or None where the line is torn or from another program."""
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(values, dict) or values.get("kind") not in KINDS:
             return None
@@ -60,7 +60,7 @@ class RunEvent:
                 message=str(values.get("message", "")),
                 time=float(values.get("time", 0)),
             )
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
 
 

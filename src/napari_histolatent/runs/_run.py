@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT_VERSION = 1
-ENDED = ("stopped", "finished", "failed", "interrupted")
+ENDED = ("stopped", "finished", "failed", "interrupted", "gone")
 """States in which no process works on the run."""
 
+_LAST_KINDS = ("stopped", "finished", "failed")
+"""Kinds of events after which a process ends."""
+
 _FOREIGN_SILENCE_SECONDS = 120.0
-"""A run of another host is taken for dead after this long without an event: its processes cannot be seen."""
+"""A run of another host is taken for dead after this long without an event or a heartbeat: its processes cannot be
+seen. Twelve beats, as the clocks of two hosts may differ by a minute."""
+HEARTBEAT_SECONDS = 10.0
 _LOCK_WAIT_SECONDS = 3.0
 
 
@@ -35,7 +41,8 @@ class RunStatus:
     """Where a run stands."""
 
     state: str
-    """new, starting, running, stopping, stopped, finished, failed, or interrupted (killed, power lost)."""
+    """new, starting, running, stopping, stopped, finished, failed, interrupted (killed, power lost), or gone (its
+    folder was removed)."""
     step: int = 0
     steps: int = 0
     losses: dict[str, float] = field(default_factory=dict)
@@ -54,7 +61,8 @@ class Run:
     """A run directory of any kind of work.
 
     run.json says what to do and never changes; events.jsonl says what happened; checkpoints/ holds what to go
-    on from; owner.json names the process that works on it; STOP asks it to stop; log.txt is its output.
+    on from; owner.json names the process that works on it; heartbeat is touched while it lives; STOP asks it to
+    stop; log.txt is its output.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -147,14 +155,18 @@ class Run:
     def status(self) -> RunStatus:
         """Return where the run stands, from its events and whether its process lives."""
         self._fold_new_events()
-        alive = self.is_alive(last_event=self._last.time if self._last else 0.0)
+        alive = self.is_alive(last_event=self._last_sign())
         if not alive:
             # Its last word may have come between the two looks.
             self._fold_new_events()
+            if not (self.path / "run.json").exists():  # the process may go on until it has to write
+                return replace(self._sum, state="gone")
         last = self._last
         if last is None:
-            return RunStatus(state="starting" if alive else "interrupted" if self._owner() else "new")
-        ended = last.kind in ("stopped", "finished", "failed")
+            if alive:
+                return RunStatus("stopping" if self.stop_requested else "starting")
+            return RunStatus("interrupted" if self._owner() else "new")
+        ended = last.kind in _LAST_KINDS
         if alive and last.kind != "finished":
             # A resumed process has not said so yet, or one that has ended is about to go.
             state = "stopping" if self.stop_requested else "starting" if ended else "running"
@@ -207,16 +219,87 @@ class Run:
             If another process holds it.
         """
         try:
-            with FileLock(self.path / "lock", timeout=_LOCK_WAIT_SECONDS):
+            with self._lock():
+                owner = self._owner()
+                # The lock of a disk that hosts share may hold on one of them only.
+                if owner and owner.get("host") != socket.gethostname() and self.is_alive():
+                    raise self._in_use()
                 self.claim()
+                with self._beating():
+                    yield
+        except Timeout as error:
+            raise self._in_use() from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run without working on it, while a process that will is started: nobody else can claim it then.
+
+        Raises
+        ------
+        RunError
+            If another process holds it.
+        """
+        try:
+            with self._lock():
                 yield
         except Timeout as error:
+            raise self._in_use() from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        lock = FileLock(self.path / "lock", timeout=_LOCK_WAIT_SECONDS)
+        try:
+            lock.acquire()
+        except NotImplementedError:
+            # A disk without locks: who owns it is all that can be known.
             owner = self._owner() or {}
-            msg = (
-                f"{self.path} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}; "
-                "stop it with `histolatent stop`, or wait until it has ended."
-            )
-            raise RunError(msg) from error
+            if owner.get("pid") != os.getpid() and self.is_alive():
+                raise self._in_use() from None
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _in_use(self) -> RunError:
+        owner = self._owner() or {}
+        return RunError(
+            f"{self.path} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}; "
+            "stop it with `histolatent stop`, or wait until it has ended."
+        )
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Touch the heartbeat every few seconds, whatever the work does meanwhile."""
+        ended = Event()
+
+        def beat() -> None:
+            while True:
+                with suppress(OSError):  # a full disk is for the work to tell of
+                    (self.path / "heartbeat").touch()
+                if ended.wait(HEARTBEAT_SECONDS):
+                    return
+
+        thread = Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            with suppress(OSError):
+                (self.path / "heartbeat").unlink(missing_ok=True)
+
+    def _last_sign(self) -> float:
+        """Return when the last event was that says that work goes on."""
+        return self._last.time if self._last and self._last.kind not in _LAST_KINDS else 0.0
+
+    def _last_beat(self) -> float:
+        try:
+            return (self.path / "heartbeat").stat().st_mtime
+        except OSError:
+            return 0.0
 
     def is_alive(self, *, last_event: float = 0.0) -> bool:
         """Return whether the process that works on the run is there (as far as this host can tell)."""
@@ -224,7 +307,7 @@ class Run:
         if owner is None:
             return False
         if owner.get("host") != socket.gethostname():
-            return time.time() - last_event < _FOREIGN_SILENCE_SECONDS
+            return time.time() - max(last_event, self._last_beat()) < _FOREIGN_SILENCE_SECONDS
         try:
             process = psutil.Process(int(owner["pid"]))
             # Process numbers are used again: the start time tells whose it is.

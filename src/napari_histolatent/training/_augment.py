@@ -5,42 +5,73 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from napari_histolatent.training._data import WHOLE, Part
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator, like: Tensor) -> Tensor:
+
+def _uniform(
+    shape: tuple[int, ...], low: float, high: float, rng: torch.Generator, like: Tensor, part: Part = WHOLE
+) -> Tensor:
     # Drawn on the CPU, so that every device sees the same numbers.
-    return (torch.rand(shape, generator=rng) * (high - low) + low).to(like)
+    drawn = torch.rand((shape[0] * part.of, *shape[1:]), generator=rng)
+    return (part.cut(drawn) * (high - low) + low).to(like)
 
 
-def dihedral(images: Tensor, rng: torch.Generator) -> Tensor:
+def _whole_numbers(below: int, rows: int, images: Tensor, rng: torch.Generator, part: Part) -> Tensor:
+    """Return random whole numbers (rows, B)."""
+    return part.cut(torch.randint(0, below, (rows, len(images) * part.of), generator=rng), dim=1)
+
+
+def dihedral(images: Tensor, rng: torch.Generator, part: Part = WHOLE) -> Tensor:
     """Return each image in one of the eight symmetries of the square: tissue has no upright."""
-    flip_x, flip_y, transpose = torch.randint(0, 2, (3, len(images), 1, 1, 1), generator=rng).bool()
+    flip_x, flip_y, transpose = _whole_numbers(2, 3, images, rng, part)[:, :, None, None, None].bool()
     images = torch.where(flip_x.to(images.device), images.flip(3), images)
     images = torch.where(flip_y.to(images.device), images.flip(2), images)
     return torch.where(transpose.to(images.device), images.transpose(2, 3), images)
 
 
-def differentiable_augment(images: Tensor, rng: torch.Generator) -> Tensor:
+def jitter_stain(images: Tensor, rng: torch.Generator, spread: float, part: Part = WHOLE) -> Tensor:
+    """Return images whose optical density is multiplied, per image and channel, by 1 - spread to 1 + spread.
+
+    Stains differ between laboratories as factors on optical density (Beer-Lambert; Ruifrok & Johnston 2001).
+    """
+    transmitted = ((images.clamp(-1, 1) + 1) / 2).clamp_min(1 / 255)
+    factors = _uniform((len(images), 3, 1, 1), 1 - spread, 1 + spread, rng, images, part)
+    return transmitted**factors * 2 - 1
+
+
+def add_noise(images: Tensor, rng: torch.Generator, deviation: float, part: Part = WHOLE) -> Tensor:
+    """Return images with Gaussian noise."""
+    # As many numbers as pixels: they are drawn where the images are, from a seed that comes from `rng`.
+    (seed,) = torch.randint(0, 2**63 - 1, (1,), generator=rng).tolist()
+    there = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.randn(
+        (len(images) * part.of, *images.shape[1:]), generator=there, device=images.device, dtype=images.dtype
+    )
+    return images + deviation * part.cut(noise)
+
+
+def differentiable_augment(images: Tensor, rng: torch.Generator, part: Part = WHOLE) -> Tensor:
     """Return images with changed colour, shifted, and with a square cut out (Zhao et al. 2020, DiffAugment).
 
     Gradients flow through it: the generator is not taught to draw the augmentation.
     """
-    return _cutout(_shift(_recolour(images, rng), rng), rng)
+    return _cutout(_shift(_recolour(images, rng, part), rng, part), rng, part)
 
 
-def _recolour(images: Tensor, rng: torch.Generator) -> Tensor:
+def _recolour(images: Tensor, rng: torch.Generator, part: Part = WHOLE) -> Tensor:
     each = (len(images), 1, 1, 1)
-    images = images + _uniform(each, -0.5, 0.5, rng, images)
+    images = images + _uniform(each, -0.5, 0.5, rng, images, part)
     grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * _uniform(each, 0, 2, rng, images) + grey
+    images = (images - grey) * _uniform(each, 0, 2, rng, images, part) + grey
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images - mean) * _uniform(each, 0.5, 1.5, rng, images) + mean
+    return (images - mean) * _uniform(each, 0.5, 1.5, rng, images, part) + mean
 
 
-def _shift(images: Tensor, rng: torch.Generator) -> Tensor:
+def _shift(images: Tensor, rng: torch.Generator, part: Part = WHOLE) -> Tensor:
     """Shift by up to an eighth of the side; what comes in is 0 (grey)."""
     batch, _, height, width = images.shape
     reach = max(1, height // 8)
-    dy, dx = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=rng).to(images.device)
+    dy, dx = _whole_numbers(2 * reach + 1, 2, images, rng, part)[:, :, None].to(images.device)
     padded = nn.functional.pad(images, (reach,) * 4)
     rows = (dy + torch.arange(height, device=images.device))[:, None, :, None]
     columns = (dx + torch.arange(width, device=images.device))[:, None, None, :]
@@ -49,28 +80,13 @@ def _shift(images: Tensor, rng: torch.Generator) -> Tensor:
     return padded[sample, channel, rows, columns]
 
 
-def _cutout(images: Tensor, rng: torch.Generator) -> Tensor:
+def _cutout(images: Tensor, rng: torch.Generator, part: Part = WHOLE) -> Tensor:
     """Set a square of half the side, somewhere over the image, to 0."""
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     centre_y, centre_x = (
-        torch.randint(0, n, (batch, 1, 1), generator=rng).to(images.device) for n in (height, width)
+        _whole_numbers(n, 1, images, rng, part)[0, :, None, None].to(images.device) for n in (height, width)
     )
     rows = torch.arange(height, device=images.device)[None, :, None]
     columns = torch.arange(width, device=images.device)[None, None, :]
     inside = ((rows - centre_y).abs() <= height // 4) & ((columns - centre_x).abs() <= width // 4)
     return images * (~inside)[:, None]
-
-
-def stain_and_blur(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Return images with jittered stain (per-channel optical density) and, half of them, blurred.
-
-    A classifier that never saw this judges by mean colour or by sharpness alone.
-    """
-    each = (len(images), 3, 1, 1)
-    transmitted = (images.clamp(-1, 1) + 1) / 2
-    density = -torch.log(transmitted.clamp_min(1 / 255))
-    density = density * _uniform(each, 0.75, 1.33, rng, images) + _uniform(each, -0.05, 0.1, rng, images)
-    jittered = torch.exp(-density.clamp_min(0)) * 2 - 1
-    blurred = nn.functional.avg_pool2d(nn.functional.pad(jittered, (1,) * 4, mode="replicate"), 3, stride=1)
-    share = _uniform((len(images), 1, 1, 1), -1, 1, rng, images).clamp_min(0)
-    return jittered + share * (blurred - jittered)

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import AdamW
 
 from napari_histolatent.models import build_classifier
-from napari_histolatent.training._augment import dihedral, stain_and_blur
 from napari_histolatent.training._data import Batches
+from napari_histolatent.training._judge_augment import AUGMENTERS
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from napari_histolatent.patches import PatchDataset
     from napari_histolatent.training.config import ClassifierConfig
@@ -21,7 +22,7 @@ _EVALUATED_PATCHES = 2000
 
 
 class ClassifierTask:
-    """Cross-entropy on class-balanced batches, with symmetries, stain jitter and blur."""
+    """Cross-entropy on class-balanced batches, augmented as the config says."""
 
     def __init__(self, config: ClassifierConfig, dataset: PatchDataset, device: torch.device) -> None:
         torch.manual_seed(config.seed)  # fresh weights
@@ -29,10 +30,10 @@ class ClassifierTask:
             config.network,
             classes=dataset.classes,
             size_px=config.size_px,
-            base_channels=config.base_channels,
+            **config.network_options,
         )
         assert isinstance(network, nn.Module)
-        self._config = config
+        self._config, self._augment = config, AUGMENTERS[config.augmentation]
         self._batches = Batches(dataset, "train", device)
         self._held_out = {
             split: Batches(dataset, split, device) for split in ("val", "test") if len(dataset.rows_of(split))
@@ -40,7 +41,10 @@ class ClassifierTask:
         self.model: nn.Module = network.to(device)
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "classifier": AdamW(self.model.parameters(), lr=config.learning_rate)
+            "classifier": AdamW(
+                [weight for weight in self.model.parameters() if weight.requires_grad],
+                lr=config.learning_rate,
+            )
         }
         self.rng = torch.Generator().manual_seed(config.seed)
         self._classes = dataset.classes
@@ -51,8 +55,7 @@ class ClassifierTask:
         for group in self.optimizers["classifier"].param_groups:
             group["lr"] = one_cycle(index, self._config.steps, self._config.learning_rate)
         images, labels = self._batches.draw(self._config.batch_size, self.rng)
-        images = stain_and_blur(dihedral(images, self.rng), self.rng)
-        loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss = nn.functional.cross_entropy(self.model(self._augment(images, self.rng)), labels)
         optimizer = self.optimizers["classifier"]
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -65,9 +68,7 @@ class ClassifierTask:
         self.model.eval()
         for split in ("test", "val"):
             if split in self._held_out:
-                images, labels = self._held_out[split].first(_EVALUATED_PATCHES)
-                guesses = torch.cat([self.model(part).argmax(1) for part in torch.split(images, 256)])
-                right = (guesses == labels).float()
+                right, labels = self._right(self._held_out[split])
                 return {
                     "accuracy": float(right.mean()),
                     "per_class": {
@@ -79,6 +80,20 @@ class ClassifierTask:
                     "split": split,
                 }
         return {}
+
+    def _right(self, batches: Batches) -> tuple[Tensor, Tensor]:
+        """Return for patches spread evenly over a split whether each is told rightly (0 or 1), and its class."""
+        n = len(batches)
+        places = torch.from_numpy(
+            np.unique(np.linspace(0, n - 1, min(n, _EVALUATED_PATCHES)).astype(np.int64))
+        )
+        right, labels = [], []
+        # A step has memory for as many, and more.
+        for part in torch.split(places, self._config.batch_size):
+            images, of_part = batches.at(part)
+            right.append((self.model(images).argmax(1) == of_part).float())
+            labels.append(of_part)
+        return torch.cat(right), torch.cat(labels)
 
     def preview(self) -> NDArray[np.uint8] | None:
         """Return None: there is nothing to look at."""

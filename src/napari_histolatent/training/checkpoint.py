@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import socket
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from napari_histolatent._files import digest_of_file, replacing, write_json
 from napari_histolatent.errors import CheckpointError
+from napari_histolatent.training._keeping import Measured, best_of, steps_to_drop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import torch
@@ -28,7 +36,7 @@ class Checkpoint:
 
     path: Path
     kind: str
-    """What was trained: gan or classifier."""
+    """What was trained: gan, classifier or encoder."""
     step: int
     steps: int
     config: dict[str, Any]
@@ -40,6 +48,8 @@ class Checkpoint:
     digest: str
     """sha256 of the weights that are used: the name of this model wherever it is cited."""
     metrics: dict[str, Any]
+    state_digest: str = ""
+    """sha256 of what a training needs besides to go on; empty: it was not written down."""
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -72,6 +82,7 @@ class Checkpoint:
                 dataset_digest=str(info["dataset_digest"]),
                 digest=str(info["digest"]),
                 metrics=dict(info["metrics"]),
+                state_digest=str(info.get("state_digest", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"{path / INFO_FILE} lacks or garbles {error}; choose another checkpoint of the run."
@@ -80,7 +91,12 @@ class Checkpoint:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return the checkpoint folders of a run, oldest step first. Half-written ones have other names."""
-    return sorted(path for path in folder.glob("step-*") if (path / INFO_FILE).is_file())
+    _put_back_orphans(folder)
+    return sorted(
+        path
+        for path in folder.glob("step-*")
+        if path.name.removeprefix("step-").isdecimal() and (path / INFO_FILE).is_file()
+    )
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint:
@@ -107,9 +123,18 @@ def latest_checkpoint(folder: Path) -> Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, task: TrainingTask, *, step: int, facts: dict[str, Any], keep: int = 2
+    folder: Path,
+    task: TrainingTask,
+    *,
+    step: int,
+    facts: dict[str, Any],
+    keep: int = 2,
+    milestone_every: int = 0,
+    best_file: Path | None = None,
 ) -> Checkpoint:
-    """Write a checkpoint after `step` steps, and drop all but the newest `keep`.
+    """Write a checkpoint after `step` steps, then drop those that need not stay.
+
+    Whatever goes wrong while it is written, those there were before are whole.
 
     Parameters
     ----------
@@ -122,28 +147,108 @@ def save_checkpoint(
     facts
         kind, steps, config, classes, size_px, mpp, dataset_digest and metrics.
     keep
-        Checkpoints to keep.
+        Newest checkpoints to keep.
+    milestone_every
+        Every so many steps a checkpoint is kept for good; 0: none.
+    best_file
+        Where the one with the lowest KID is named, which is kept too; None: it is not looked for.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
     """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}"
-    if path.exists():
-        shutil.rmtree(path)  # of a run that was set back; its successor is the same step again
-    with replacing(path) as temporary:
+    with _aside(path), replacing(path) as temporary:
         temporary.mkdir()
         # By way of bytes: safetensors' own writer hides the system's reason when a disk is full.
         (temporary / MODEL_FILE).write_bytes(save(_contiguous(task.model.state_dict())))
         (temporary / STATE_FILE).write_bytes(save(_training_state(task)))
         digest = digest_of_file(temporary / MODEL_FILE)
-        info = {"format_version": FORMAT_VERSION, "step": step, "digest": digest, **facts}
+        info = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "digest": digest,
+            "state_digest": digest_of_file(temporary / STATE_FILE),
+            **facts,
+        }
         write_json(temporary / INFO_FILE, info)
-    # Those of a higher step are what a resumed run could not read: of no use, and in the way of the newest.
-    others = checkpoints_in(folder)
-    at = others.index(path)
-    for old in (*others[: max(0, at + 1 - keep)], *others[at + 1 :]):
-        shutil.rmtree(old)
-    return Checkpoint.open(path)
+    saved = Checkpoint.open(path)
+    there = {_step_of(other): other for other in checkpoints_in(folder)}
+    best = _note_best(best_file, saved, there) if best_file else None
+    for old in steps_to_drop(there, at=step, newest=keep, milestone_every=milestone_every, best=best):
+        shutil.rmtree(there[old])
+    return saved
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[None]:
+    """Put a checkpoint of the same step out of the way; back again if its successor could not be written.
+
+    There is one after a run was set back and came to this step again.
+    """
+    if not path.exists():
+        yield
+        return
+    for left in _set_aside(path.parent, path.name):
+        shutil.rmtree(left, ignore_errors=True)
+    # The name says whose it is: as long as that process lives, it is no orphan.
+    old = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.old")
+    path.rename(old)
+    try:
+        yield
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back_orphans(folder: Path) -> None:
+    """Give checkpoints their names back that a killed process had put out of the way for a successor."""
+    for old in _set_aside(folder, "step-*"):
+        step, _, whose = old.name.removeprefix(".").removesuffix(".old").partition(".")
+        host, _, process = whose.rpartition("-")
+        # Of another host's processes nothing is known: the disk may be shared.
+        if host == _host() and process.isdecimal() and not psutil.pid_exists(int(process)):
+            # Another reader may have been quicker, or the successor is there after all.
+            with suppress(OSError):
+                old.rename(folder / step)
+
+
+def _set_aside(folder: Path, name: str) -> list[Path]:
+    return list(folder.glob(f".{name}.*.old"))
+
+
+def _host() -> str:
+    return re.sub(r"[^\w]+", "_", socket.gethostname())
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _note_best(file: Path, saved: Checkpoint, there: dict[int, Path]) -> int | None:
+    """Write down which checkpoint has the lowest KID, and return its step."""
+    others = []
+    for step, path in there.items():
+        # Nobody can use a broken one, however good it was.
+        with suppress(CheckpointError):
+            if step < saved.step:
+                others.append(Measured.of(step, Checkpoint.open(path).metrics))
+    best = best_of(Measured.of(saved.step, saved.metrics), others)
+    if best is None:
+        return None
+    noted = {
+        "checkpoint": there[best.step].relative_to(file.parent).as_posix(),
+        "kid": best.kid,
+        "step": best.step,
+        "kid_features": best.kid_features,
+    }
+    write_json(file, noted)
+    return best.step
 
 
 def load_weights(checkpoint: Checkpoint, module: nn.Module, device: torch.device) -> None:
@@ -170,11 +275,27 @@ def restore(checkpoint: Checkpoint, task: TrainingTask, device: torch.device) ->
     CheckpointError
         If a file is broken or belongs to another network.
     """
+    from napari_histolatent.training._memory import is_out_of_memory
+
+    path = checkpoint.path / STATE_FILE
     load_weights(checkpoint, task.model, device)
     state = _load(checkpoint.path / STATE_FILE, device)
     if "rng" not in state:
         msg = f"{checkpoint.path / STATE_FILE} lacks the state of chance; choose another checkpoint."
         raise CheckpointError(msg)
+    if checkpoint.state_digest and digest_of_file(path) != checkpoint.state_digest:
+        msg = f"{path} is not the file its checkpoint.json names (digest {checkpoint.state_digest[:12]}); it is damaged: choose another checkpoint."
+        raise CheckpointError(msg)
+    try:
+        _set_back(task, state, checkpoint)
+    except (ValueError, RuntimeError, LookupError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        msg = f"{path} does not fit its training ({error}); choose another checkpoint."
+        raise CheckpointError(msg) from error
+
+
+def _set_back(task: TrainingTask, state: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:
     for name, module in task.modules.items():
         module.load_state_dict(_matching(_under(state, f"module.{name}."), module, checkpoint))
     for name, optimizer in task.optimizers.items():

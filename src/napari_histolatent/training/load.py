@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histolatent.errors import CheckpointError
-from napari_histolatent.models import build_classifier, build_gan
+from napari_histolatent.models import build_classifier, build_encoder, build_gan
 from napari_histolatent.models.devices import resolve_device
 from napari_histolatent.runs import Run
-from napari_histolatent.training.checkpoint import INFO_FILE, Checkpoint, latest_checkpoint, load_weights
-from napari_histolatent.training.config import ClassifierConfig, TrainingConfig
+from napari_histolatent.training.checkpoint import (
+    INFO_FILE,
+    Checkpoint,
+    checkpoints_in,
+    latest_checkpoint,
+    load_weights,
+)
+from napari_histolatent.training.config import ClassifierConfig, EncoderConfig, TrainingConfig
+from napari_histolatent.training.shipped import SHIPPED, shipped_of_kind
 
 if TYPE_CHECKING:
     import torch
 
-    from napari_histolatent.models.protocols import Classifier, Generator
+    from napari_histolatent.models.protocols import Classifier, Encoder, Generator
 
-SHIPPED = "shipped"
+ENCODER_FOLDER = "encoder"
+"""In a run's or an exported generator's folder: its encoder."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,24 @@ class LoadedClassifier:
     device: torch.device
 
 
-def find_checkpoint(named: str | Path) -> Checkpoint:
-    """Return the checkpoint of a run folder (its newest) or of a checkpoint folder.
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder in evaluation mode, and where it came from."""
+
+    network: Encoder
+    checkpoint: Checkpoint
+    device: torch.device
+
+
+def find_checkpoint(named: str | Path, *, kind: str = "gan") -> Checkpoint:
+    """Return the checkpoint of a run folder (its newest), of a checkpoint folder, or of what the package ships.
+
+    Parameters
+    ----------
+    named
+        A run folder, a checkpoint's or exported folder, or the word shipped.
+    kind
+        What shipped means here: the generator (gan) or the robust judge (classifier).
 
     Raises
     ------
@@ -49,10 +73,7 @@ def find_checkpoint(named: str | Path) -> Checkpoint:
     RunError
         If the path is neither.
     """
-    if str(named) == SHIPPED:
-        msg = "This version ships no trained model yet; name a run folder, for example the one `histolatent train` made."
-        raise CheckpointError(msg)
-    path = Path(named)
+    path = shipped_of_kind(kind) if str(named) == SHIPPED else Path(named)
     if (path / INFO_FILE).is_file():
         return Checkpoint.open(path)
     return latest_checkpoint(Run(path).checkpoints_folder)
@@ -73,10 +94,10 @@ def load_generator(named: str | Path, *, device: str = "auto") -> LoadedGenerato
         config.network,
         classes=checkpoint.classes,
         size_px=checkpoint.size_px,
-        z_dim=config.z_dim,
-        base_channels=config.base_channels,
+        **config.network_options,
     )
     place = _ready(network, checkpoint, device)
+    _settle_if_stopped(network, checkpoint, config)
     return LoadedGenerator(network, checkpoint, place)
 
 
@@ -88,7 +109,7 @@ def load_classifier(named: str | Path, *, device: str = "auto") -> LoadedClassif
     UserError
         If there is none, it cannot be read, it is not a classifier's, or the device is absent.
     """
-    checkpoint = find_checkpoint(named)
+    checkpoint = find_checkpoint(named, kind="classifier")
     _require_kind(checkpoint, "classifier", "classifier")
     config = ClassifierConfig.from_json(checkpoint.config)
     network = build_classifier(
@@ -101,10 +122,74 @@ def load_classifier(named: str | Path, *, device: str = "auto") -> LoadedClassif
     return LoadedClassifier(network, checkpoint, place)
 
 
+def load_encoder(
+    named: str | Path, *, generator_digest: str | None = None, device: str = "auto"
+) -> LoadedEncoder | None:
+    """Load the encoder that belongs to a generator, or None where none was trained.
+
+    Parameters
+    ----------
+    named
+        A generator's run, checkpoint or exported folder, or an encoder's own run or checkpoint.
+    generator_digest
+        The generator it has to belong to; None: the one that is named, or any where an encoder is named.
+    device
+        Where to put it.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, it belongs to another generator, what is named is neither a generator nor an
+        encoder, or the device is absent.
+    """
+    checkpoint = find_checkpoint(named)
+    if checkpoint.kind != "encoder":
+        _require_kind(checkpoint, "gan", "generator")
+        generator_digest = generator_digest or checkpoint.digest
+        found = _encoder_beside(checkpoint)
+        if found is None:
+            return None
+        checkpoint = found
+        _require_kind(checkpoint, "encoder", "encoder")
+    config = EncoderConfig.from_json(checkpoint.config)
+    if generator_digest is not None and config.generator_digest != generator_digest:
+        msg = f"The encoder {checkpoint.path} belongs to another generator (digest {config.generator_digest[:12]}, this one has {generator_digest[:12]}); train one for this generator."
+        raise CheckpointError(msg)
+    network = build_encoder(
+        config.network,
+        classes=checkpoint.classes,
+        size_px=checkpoint.size_px,
+        z_dim=config.z_dim,
+        prior=config.prior,
+        base_channels=config.base_channels,
+    )
+    place = _ready(network, checkpoint, device)
+    return LoadedEncoder(network, checkpoint, place)
+
+
+def _encoder_beside(generator: Checkpoint) -> Checkpoint | None:
+    """Return the newest encoder in the folder of an exported generator or of a generator's run."""
+    folder = generator.path / ENCODER_FOLDER
+    if not folder.is_dir() and generator.path.parent.name == "checkpoints":
+        folder = generator.path.parent.parent / ENCODER_FOLDER
+    if (folder / INFO_FILE).is_file():
+        return Checkpoint.open(folder)
+    checkpoints = folder / "checkpoints"
+    return latest_checkpoint(checkpoints) if checkpoints_in(checkpoints) else None
+
+
 def _require_kind(checkpoint: Checkpoint, kind: str, what: str) -> None:
     if checkpoint.kind != kind:
         msg = f"{checkpoint.path} holds a {checkpoint.kind}, where a {what} is needed; name another run."
         raise CheckpointError(msg)
+
+
+def _settle_if_stopped(network: Any, checkpoint: Checkpoint, config: TrainingConfig) -> None:
+    """Make a generator ready that was written at once, as its run was asked to stop."""
+    from napari_histolatent.training._settling import is_settled, settle
+
+    if not is_settled(checkpoint):
+        settle(network, config)
 
 
 def _ready(network: Any, checkpoint: Checkpoint, device: str) -> torch.device:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtGui import QColor, QPalette
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QColor, QPalette, QWheelEvent
 
 from napari_histolatent._napari.widgets.loss_plot import LossPlot
 
@@ -85,3 +86,45 @@ def test_the_plot_follows_the_theme(qtbot: Any, plot: LossPlot) -> None:
         assert plot.backgroundBrush().color().name() == background
         assert plot.getAxis("left").pen().color().name() == text
         assert plot.getAxis("bottom").textPen().color().name() == text
+
+
+def test_there_are_more_colours_than_losses(plot: LossPlot) -> None:
+    plot.add_losses(1, dict.fromkeys("abcdefgh", 1.0))
+    plot.redraw()
+    colors = {item.opts["pen"].color().name() for item in plot.getPlotItem().listDataItems()}
+    assert len(colors) == 8
+
+
+def test_the_legend_hides_no_curve_and_no_axis_is_cut_off(qtbot: Any, plot: LossPlot) -> None:
+    plot.resize(330, 170)
+    with qtbot.waitExposed(plot):
+        plot.show()
+    plot.add_losses(1, {f"encoder_{name}": 1.0 for name in "abcdef"})
+    plot.redraw()
+    item = plot.getPlotItem()
+    qtbot.waitUntil(
+        lambda: item.legend.sceneBoundingRect().bottom() <= item.vb.sceneBoundingRect().top() + 12
+    )
+    for side in ("bottom", "left"):
+        label = item.getAxis(side).label
+        place = label.mapRectToScene(label.boundingRect())
+        assert place.bottom() <= plot.height()
+        assert place.left() >= 0
+
+
+def test_the_wheel_is_left_to_the_dock(plot: LossPlot) -> None:
+    place = QPointF(50, 50)
+    event = QWheelEvent(
+        place,
+        place,
+        QPoint(),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    before = plot.getPlotItem().viewRange()
+    plot.wheelEvent(event)
+    assert not event.isAccepted()
+    assert plot.getPlotItem().viewRange() == before

@@ -17,7 +17,7 @@ def picked() -> list[str]:
 
 @pytest.fixture
 def picker(qtbot: Any, picked: list[str]) -> PathPicker:
-    widget = PathPicker("Open a slide", pattern="Slides (*.svs)")
+    widget = PathPicker("Open a slide", pattern="Slides (*.svs)", picks_on_leaving=True)
     widget.picked.connect(picked.append)
     qtbot.addWidget(widget)
     return widget
@@ -28,7 +28,7 @@ def test_a_typed_path_is_picked_on_enter(qtbot: Any, picker: PathPicker, picked:
     assert picked == []
     assert picker.path == Path("/slides/a b.svs")
     qtbot.keyClick(picker.edit, Qt.Key.Key_Return)
-    assert picked == ["/slides/a b.svs"]
+    assert picked == ["/slides/a b.svs"], "once: Enter is the end of the typing, too"
     assert picker.edit.toolTip() == "/slides/a b.svs"
 
 
@@ -85,3 +85,34 @@ def test_a_chosen_folder_is_picked(qtbot: Any, picked: list[str], monkeypatch: p
     qtbot.addWidget(picker)
     qtbot.mouseClick(picker.button, Qt.MouseButton.LeftButton)
     assert picked == ["/data/set"]
+
+
+def test_a_typed_path_is_picked_on_leaving_the_line(
+    qtbot: Any, picker: PathPicker, picked: list[str]
+) -> None:
+    picker.set_path(Path("/slides/a"))
+    picker.edit.editingFinished.emit()
+    assert picked == [], "it was shown, not typed"
+    qtbot.keyClicks(picker.edit, "b")
+    picker.edit.editingFinished.emit()
+    picker.edit.editingFinished.emit()
+    assert picked == ["/slides/ab"]
+
+
+def test_on_the_way_to_the_button_nothing_is_picked(
+    qtbot: Any, picker: PathPicker, picked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("", ""))
+    qtbot.keyClicks(picker.edit, "/slid")
+    picker.button.pressed.connect(picker.edit.editingFinished)
+    qtbot.mouseClick(picker.button, Qt.MouseButton.LeftButton)
+    assert picked == []
+
+
+def test_to_leave_the_line_picks_nothing_where_that_is_not_wished(qtbot: Any, picked: list[str]) -> None:
+    picker = PathPicker("Import regions")
+    picker.picked.connect(picked.append)
+    qtbot.addWidget(picker)
+    qtbot.keyClicks(picker.edit, "/a")
+    picker.edit.editingFinished.emit()
+    assert picked == []

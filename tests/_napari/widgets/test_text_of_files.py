@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 from qtpy.QtCore import Qt
 
+from napari_histolatent._napari._training_news import shown_picture
 from napari_histolatent._napari.widgets._qt import note
 from napari_histolatent._napari.widgets.loss_plot import LossPlot
 from napari_histolatent._napari.widgets.patches_view import CountRow, PatchesView
 from napari_histolatent._napari.widgets.path_picker import PathPicker
-from napari_histolatent._napari.widgets.train_binding import _shown_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_a_sample_picture_says_synthetic_in_its_corner(
 ) -> None:
     for height, width in ((64, 128), (400, 800)):
         Image.fromarray(np.full((height, width, 3), 200, np.uint8)).save(tmp_path / "a.png")
-        shown = _shown_sample(tmp_path / "a.png")
+        shown = shown_picture(tmp_path / "a.png", side_px=320, synthetic=True)
         assert shown.shape == (160, 320, 3), "as large as it is shown, so that the word can be read"
         assert (shown[-12:, :60] < 60).any(), "dark ground"
         assert (shown[:100, 160:] == 200).all(), "the picture itself stays"

@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDialog, QMainWindow
 
+from napari_histolatent._napari._closing_question import ClosingQuestion
 from napari_histolatent._napari._session import session_of
-from napari_histolatent._napari._workers import LatestWorker
-from napari_histolatent._napari.widgets import train_binding
-from napari_histolatent._napari.widgets.train_binding import TrainBinding, described
-from napari_histolatent._napari.widgets.train_view import CLASSIFIER, TrainView
+from napari_histolatent._napari.widgets import run_binding, train_binding
+from napari_histolatent._napari.widgets.fork_dialog import ForkDialog
+from napari_histolatent._napari.widgets.run_compare_view import RunCompareView
+from napari_histolatent._napari.widgets.train_binding import TrainBinding
+from napari_histolatent._napari.widgets.train_view import TrainView
+from napari_histolatent._napari.widgets.training_form import CLASSIFIER
+from napari_histolatent._pictures import save_picture
 from napari_histolatent.errors import RunError
 from napari_histolatent.jobs import follow
-from napari_histolatent.runs import Run, RunEvent, RunStatus, known_runs
+from napari_histolatent.jobs.probe import Device, Estimate
+from napari_histolatent.runs import Run, RunEvent, known_runs
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -33,6 +39,12 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_binding, "_POLL_SECONDS", 0.005)
 
 
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose devices are known: no process has to look."""
+    monkeypatch.setattr(train_binding, "_devices", [(Device("cpu", "processor, 2 threads", 8 << 30, None),)])
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """The runs that were launched; this process passes for theirs."""
@@ -49,6 +61,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     monkeypatch.setattr(train_binding, "launch", launch)
     monkeypatch.setattr(follow, "launch", launch)
+    monkeypatch.setattr(run_binding, "launch", launch)
     return runs
 
 
@@ -95,13 +108,21 @@ def says(qtbot: Any, view: TrainView, text: str) -> None:
 
 
 def idle(qtbot: Any, binding: TrainBinding) -> None:
-    workers = [item for item in vars(binding).values() if isinstance(item, LatestWorker)]
-    assert workers
-    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=10_000)
+    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in binding.workers), timeout=10_000)
 
 
 def listed_runs(view: TrainView) -> list[str]:
-    return [view.runs_box.itemText(i) for i in range(view.runs_box.count())]
+    return [f"{row.path.name} ({row.kind}, {row.state})" for row in view.runs_list.rows]
+
+
+def click_on_run(qtbot: Any, view: TrainView, path: Path, *, ctrl: bool = False) -> None:
+    """Click on a line of the list, as the mouse does."""
+    view.show()
+    qtbot.waitExposed(view)
+    row = [row.path for row in view.runs_list.rows].index(path)
+    place = view.runs_list.visualItemRect(view.runs_list.topLevelItem(row)).center()
+    modifier = Qt.KeyboardModifier.ControlModifier if ctrl else Qt.KeyboardModifier.NoModifier
+    qtbot.mouseClick(view.runs_list.viewport(), LEFT, modifier, place)
 
 
 # The dataset
@@ -137,20 +158,55 @@ def test_a_dock_that_is_opened_later_shows_the_dataset(
 
 
 def test_a_folder_that_is_no_dataset_is_one_sentence(
-    qtbot: Any, view: TrainView, binding: TrainBinding, tmp_path: Path, errors: list[str]
+    qtbot: Any, view: TrainView, binding: TrainBinding, tiny_dataset: Path, tmp_path: Path
 ) -> None:
+    choose_dataset(qtbot, view, tiny_dataset)
+    qtbot.waitUntil(lambda: view.out_picker.path is not None, timeout=10_000)
     choose_dataset(qtbot, view, tmp_path)
+    assert "patches of 32 px" not in view.dataset_note.text()
     idle(qtbot, binding)
-    assert len(errors) == 1
-    assert "is not a patch dataset" in errors[0]
+    assert "is not a patch dataset" in view.dataset_note.text()
+    assert view.out_picker.path is None, "there is nothing to train on"
+
+
+def test_a_dataset_that_is_typed_without_enter_is_the_one_that_is_trained_on(
+    qtbot: Any,
+    view: TrainView,
+    binding: TrainBinding,
+    viewer: Any,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    launched: list[Run],
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(tiny_dataset)
+    choose_dataset(qtbot, view, tmp_path / "a")
+    qtbot.waitUntil(lambda: view.out_picker.path == tmp_path / "a-gan-1", timeout=10_000)
+    view.dataset_picker.edit.setText(str(tmp_path / "b"))
+    start(qtbot, view, binding)
+    (run,) = launched
+    assert (run.path, run.spec["dataset"]) == (tmp_path / "b-gan-1", str(tmp_path / "b"))
+    assert session_of(viewer).dataset == tmp_path / "b"
+
+
+def test_a_folder_that_the_user_named_stays(
+    qtbot: Any, view: TrainView, binding: TrainBinding, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    view.out_picker.edit.setText(str(tmp_path / "mine"))
+    choose_dataset(qtbot, view, tiny_dataset)
+    idle(qtbot, binding)
+    view.kind_box.setCurrentText(CLASSIFIER)
+    idle(qtbot, binding)
+    assert view.out_picker.path == tmp_path / "mine"
 
 
 def test_the_folder_that_is_offered_is_free(
-    qtbot: Any, view: TrainView, binding: TrainBinding, tmp_path: Path
+    qtbot: Any, view: TrainView, binding: TrainBinding, tmp_path: Path, tiny_dataset: Path
 ) -> None:
     Run.create(tmp_path / "elsewhere" / "set-gan-1", kind="train", spec={})
     (tmp_path / "set-gan-2").mkdir()
-    view.dataset_picker.set_path(tmp_path / "set")
+    (tmp_path / "set").symlink_to(tiny_dataset)
+    choose_dataset(qtbot, view, tmp_path / "set")
     view.kind_box.setCurrentText(CLASSIFIER)
     qtbot.waitUntil(lambda: view.out_picker.path == tmp_path / "set-classifier-1")
     view.kind_box.setCurrentIndex(0)
@@ -177,23 +233,26 @@ def test_a_generator_is_trained_as_the_form_says(
     told: list[str] = []
     session_of(viewer).runs_changed.connect(lambda: told.append("runs"))
     choose_dataset(qtbot, view, tiny_dataset)
-    view.preset_box.setCurrentIndex(1)
-    view.form["steps"].value, view.more_form["seed"].value = 7, 3
-    view.more_form["device"].value = "cpu"
+    view.preset_box.setCurrentIndex(view.preset_box.findData("s1"))
+    view.form["batch_size"].value = 4
+    view.form["steps"].value, view.form["seed"].value = 7, 3
+    view.options.set_devices([("auto", "auto"), ("cpu", "processor")], "")
+    view.options.device_box.setCurrentIndex(1)
     view.out_picker.edit.setText(str(tmp_path / "mine"))
     qtbot.mouseClick(view.start_button, LEFT)
     assert not view.start_button.isEnabled(), "a second click starts no second run"
+    assert binding._is_starting(), "the window waits for it before it asks"
     qtbot.waitUntil(lambda: told == ["runs"], timeout=10_000)
     (run,) = launched
     assert run.path == tmp_path / "mine"
     assert run.kind == "train"
     config = TrainingConfig.from_json(run.spec["config"])
     assert (config.steps, config.seed, config.device, config.size_px) == (7, 3, "cpu", 32)
-    assert config.preset == "lean"
+    assert (config.preset, config.design, config.batch_size) == ("s1", "s1", 4)
     assert run.spec["dataset"] == str(tiny_dataset)
     assert view.start_button.isEnabled()
     says(qtbot, view, "Running")
-    qtbot.waitUntil(lambda: view.runs_box.currentData() == str(run.path))
+    qtbot.waitUntil(lambda: view.runs_list.selected == [str(run.path)])
 
 
 def test_a_classifier_is_trained(
@@ -300,13 +359,13 @@ def test_what_happens_in_a_run_is_shown(
         run.append(
             RunEvent("progress", step, 100, {"generator": step / 10}, data={"images_per_second": 12.5})
         )
-    says(qtbot, view, "Running: step 20 of 100; generator 2.00; 12.5 images/s on cpu")
+    says(qtbot, view, "Running: step 20 of 100\ngenerator 2.00; 12.5 images/s on cpu")
     assert view.plot.points == {"generator": ([10, 20], [1, 2])}
     assert (view.progress.value(), view.progress.maximum()) == (20, 100)
     (run.path / "samples").mkdir()
     Image.fromarray(noise(64, 64)).save(run.path / "samples" / "a.png")
     run.append(RunEvent("sample", 20, 100, data={"sample": "samples/a.png"}))
-    qtbot.waitUntil(lambda: not view.sample_label.pixmap().isNull())
+    qtbot.waitUntil(lambda: not view.samples.picture.pixmap().isNull())
     run.append(RunEvent("progress", 30, 100, {"generator": 0.5}))
     qtbot.waitUntil(lambda: view.plot.points == {"generator": ([10, 20, 30], [1, 2, 0.5])})
 
@@ -322,7 +381,8 @@ def test_the_end_of_a_run_is_told(
     assert told == []
     run.append(RunEvent("checkpoint", 100, 100, data={"metrics": {"accuracy": 0.875, "n": 16}}))
     end(run, "finished")
-    says(qtbot, view, "Finished: step 100 of 100; accuracy 0.875 on 16 held-out patches")
+    says(qtbot, view, "Finished: step 100 of 100")
+    assert view.health_note.text() == "Accuracy 0.875 on 16 held-out patches"
     assert told == ["runs"]
     assert errors == []
     assert (view.stop_button.isEnabled(), view.resume_button.isEnabled()) == (False, False)
@@ -366,7 +426,7 @@ def test_a_run_that_is_over_is_shown_from_its_first_event(
         "discriminator": [1, 2],
         "generator": [1, 2],
     }
-    assert not view.sample_label.pixmap().isNull()
+    qtbot.waitUntil(lambda: not view.samples.picture.pixmap().isNull())
     assert (view.progress.value(), view.progress.maximum()) == (2, 2)
 
 
@@ -386,13 +446,11 @@ def test_the_user_goes_from_one_run_to_another(
     run.append(RunEvent("progress", 40, 100, {"mine": 1.0}))
     binding.watch(run.path)
     says(qtbot, view, "Running: step 40")
-    qtbot.waitUntil(lambda: view.runs_box.count() == 3)
-    index = view.runs_box.findData(str(listed.classifier))
-    view.runs_box.setCurrentIndex(index)
-    view.runs_box.activated.emit(index)
+    qtbot.waitUntil(lambda: len(view.runs_list.rows) == 3)
+    click_on_run(qtbot, view, listed.classifier)
     says(qtbot, view, "Finished: step 2 of 2")
     assert "mine" not in view.plot.points, "the other run's losses are gone"
-    assert view.sample_label.pixmap().isNull(), "a classifier draws nothing"
+    assert view.samples.picture.pixmap().isNull(), "a classifier draws nothing"
     run.append(RunEvent("progress", 50, 100, {"mine": 2.0}))
     qtbot.wait(50)
     assert "mine" not in view.plot.points
@@ -413,10 +471,22 @@ def test_the_runs_there_are_are_listed(
 ) -> None:
     (run.path / "run.json").write_text("{")
     binding._list_runs()
-    qtbot.waitUntil(lambda: view.runs_box.count() == 2)
+    qtbot.waitUntil(lambda: len(view.runs_list.rows) == 2)
     assert sorted(listed_runs(view)) == ["classifier (classifier, finished)", "gan (generator, finished)"]
-    assert view.runs_box.currentIndex() == -1
+    assert view.runs_list.selected == []
     assert view.state_note.text() == "No run selected."
+
+
+@pytest.mark.parametrize("config", [[1], {"steps": "many"}, "x"])
+def test_a_garbled_run_hides_none_of_the_others(
+    qtbot: Any, view: TrainView, binding: TrainBinding, run: Run, tmp_path: Path, config: Any
+) -> None:
+    bad = Run.create(tmp_path / "bad", kind="train", spec={})
+    known = json.loads((bad.path / "run.json").read_text())
+    known["spec"]["config"] = config
+    (bad.path / "run.json").write_text(json.dumps(known))
+    binding._list_runs()
+    qtbot.waitUntil(lambda: listed_runs(view) == ["run (generator, new)"], timeout=10_000)
 
 
 # Stopping and going on
@@ -492,28 +562,222 @@ def test_a_run_that_cannot_go_on_is_one_sentence(
     assert "is running already" in errors[0]
 
 
-# Words
+# Samples, health and words
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (RunStatus("starting"), "Starting"),
-        (RunStatus("running", 5, 10), "Running: step 5 of 10"),
-        (
-            RunStatus("running", 5, 10, {"a": 1.234, "b": 0.5}, {"images_per_second": 80.0, "device": "cpu"}),
-            "Running: step 5 of 10; a 1.23, b 0.50; 80 images/s on cpu",
-        ),
-        (RunStatus("finished", 10, 10, {}, {"images_per_second": 80.0}), "Finished: step 10 of 10"),
-        (
-            RunStatus("finished", 10, 10, {}, {"metrics": {"accuracy": 0.9, "n": 20}}),
-            "Finished: step 10 of 10; accuracy 0.900 on 20 held-out patches",
-        ),
-        (RunStatus("failed", 3, 10, message="No device."), "Failed: step 3 of 10; No device."),
-    ],
-)
-def test_a_state_in_words(status: RunStatus, words: str) -> None:
-    assert described(status) == words
+def add_frames(run: Run, noise: Callable[..., np.ndarray], *steps: int) -> None:
+    """Write sample pictures, and have the run tell of them."""
+    for step in steps:
+        path = run.path / "samples" / f"step-{step:08d}.png"
+        save_picture(path, noise(32, 64, seed=step), {"synthetic": True, "seed": 0})
+        run.append(RunEvent("sample", step, 100, data={"sample": path.relative_to(run.path).as_posix()}))
+
+
+def test_the_pictures_of_a_run_can_be_gone_through(
+    qtbot: Any,
+    view: TrainView,
+    binding: TrainBinding,
+    viewer: Any,
+    run: Run,
+    noise: Callable[..., np.ndarray],
+) -> None:
+    begin(run)
+    add_frames(run, noise, 10, 20)
+    save_picture(run.path / "samples" / "neighbours-00000010.png", noise(32, 64), {})
+    binding.watch(run.path)
+    qtbot.waitUntil(lambda: view.samples.steps == [10, 20])
+    qtbot.waitUntil(lambda: not view.samples.picture.pixmap().isNull())
+    assert view.samples.neighbours.isHidden()
+    view.samples.layer_check.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    assert viewer.layers[0].name == "SYNTHETIC samples run"
+    assert viewer.dims.current_step[0] == 1
+    view.samples.slider.setValue(0)
+    qtbot.waitUntil(lambda: not view.samples.neighbours.isHidden())
+    assert viewer.dims.current_step[0] == 0, "the layer goes along"
+    viewer.dims.set_current_step(0, 1)
+    qtbot.waitUntil(lambda: view.samples.neighbours.isHidden())
+    assert view.samples.index == 1, "and the dock goes along with the layer"
+    add_frames(run, noise, 30)
+    qtbot.waitUntil(lambda: viewer.layers[0].data.shape[0] == 3)
+    assert view.samples.index == 2
+    viewer.layers.clear()
+    assert not view.samples.layer_check.isChecked()
+    add_frames(run, noise, 40)
+    qtbot.waitUntil(lambda: len(view.samples.steps) == 4)
+    assert len(viewer.layers) == 0
+
+
+def test_what_was_measured_is_said_and_drawn(
+    qtbot: Any, view: TrainView, binding: TrainBinding, run: Run
+) -> None:
+    begin(run)
+    metrics = {"kid": 0.5, "kid_random": 0.25, "warnings": ["The samples are all alike."]}
+    run.append(RunEvent("metrics", 50, 100, data={"metrics": metrics}))
+    binding.watch(run.path)
+    qtbot.waitUntil(lambda: "The samples are all alike." in view.warnings_note.text())
+    assert view.health_note.text().endswith(": KID 0.5.")
+    assert "KID in random features 0.25" in view.health_note.toolTip()
+    assert view.plots.kid.points["KID"] == ([50], [0.5])
+    run.append(RunEvent("metrics", 60, 100, data={"metrics": {**metrics, "kid": 0.125, "warnings": []}}))
+    qtbot.waitUntil(view.warnings_note.isHidden)
+    assert view.plots.kid.points["KID"] == ([50, 60], [0.5, 0.125])
+
+
+def test_a_pause_goes_on_later(
+    qtbot: Any, view: TrainView, binding: TrainBinding, run: Run, launched: list[Run]
+) -> None:
+    begin(run)
+    binding.watch(run.path)
+    says(qtbot, view, "Running")
+    qtbot.mouseClick(view.pause_button, LEFT)
+    qtbot.waitUntil(lambda: run.stop_requested)
+    end(run, "stopped")
+    says(qtbot, view, "Paused: step 0 of 100")
+    qtbot.mouseClick(view.resume_button, LEFT)
+    says(qtbot, view, "Running")
+
+
+# Forking, comparing, estimating
+
+
+def test_a_run_is_forked_from_a_checkpoint(
+    qtbot: Any,
+    view: TrainView,
+    binding: TrainBinding,
+    trained: Trained,
+    launched: list[Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offered: list[str] = []
+
+    def answer(dialog: ForkDialog) -> QDialog.DialogCode:
+        offered.extend(dialog.checkpoint_box.itemText(i) for i in range(dialog.checkpoint_box.count()))
+        dialog.steps_spin.setValue(9)
+        dialog.out_picker.set_path(tmp_path / "fork")
+        return QDialog.DialogCode.Accepted
+
+    monkeypatch.setattr(ForkDialog, "exec_", answer)
+    binding.watch(trained.generator)
+    qtbot.waitUntil(view.fork_button.isEnabled, timeout=10_000)
+    qtbot.mouseClick(view.fork_button, LEFT)
+    qtbot.waitUntil(lambda: len(launched) == 1, timeout=10_000)
+    assert [text.split(" (")[0] for text in offered] == ["step 2"]
+    (made,) = launched
+    assert made.path == tmp_path / "fork"
+    assert made.spec["config"]["steps"] == 9
+    assert made.spec["forked_from"]["step"] == 2
+    qtbot.waitUntil(lambda: binding.runs.path == made.path)
+    says(qtbot, view, "Running")
+    (made.path / "owner.json").unlink()
+
+
+def test_two_runs_are_compared(qtbot: Any, view: TrainView, binding: TrainBinding, listed: Trained) -> None:
+    qtbot.waitUntil(lambda: len(view.runs_list.rows) == 2)
+    click_on_run(qtbot, view, listed.generator)
+    click_on_run(qtbot, view, listed.classifier, ctrl=True)
+    qtbot.mouseClick(view.compare_button, LEFT)
+    qtbot.waitUntil(lambda: bool(view.findChildren(RunCompareView)), timeout=10_000)
+    (shown,) = view.findChildren(RunCompareView)
+    qtbot.waitUntil(shown.isVisible)
+    names = {shown.table.headerItem().text(i) for i in (1, 2)}
+    assert names == {"gan", "classifier"}
+    assert set(shown.plots.losses.points) == names
+    binding.close()
+    assert not shown.isVisible()
+
+
+def test_an_estimate_is_of_what_is_set(
+    qtbot: Any,
+    view: TrainView,
+    binding: TrainBinding,
+    tiny_dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    def estimate(dataset: Path, config: TrainingConfig, *, should_stop: Any) -> Estimate:
+        asked.append((dataset, config))
+        return Estimate(0.5, 32.0, "cpu", 10**6, 10**9, config.steps, 3 * 10**6)
+
+    monkeypatch.setattr(train_binding.probe, "estimate", estimate)
+    choose_dataset(qtbot, view, tiny_dataset)
+    view.form["steps"].value = 240
+    qtbot.mouseClick(view.estimate_button, LEFT)
+    assert view.estimate_button.text() == "Cancel"
+    qtbot.waitUntil(lambda: "About 2 min for 240 steps" in view.estimate_note.text(), timeout=10_000)
+    ((dataset, config),) = asked
+    assert (dataset, config.size_px, config.steps) == (tiny_dataset, 32, 240)
+    view.form["batch_size"].value = 4
+    assert view.estimate_note.isHidden(), "it was of other settings"
+    view.form["encoder_steps"].value = 1500
+    qtbot.mouseClick(view.estimate_button, LEFT)
+    qtbot.waitUntil(lambda: "without the encoder's 1,500 steps" in view.estimate_note.text(), timeout=10_000)
+
+
+def test_an_estimate_is_cancelled(
+    qtbot: Any,
+    view: TrainView,
+    binding: TrainBinding,
+    tiny_dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    endless: Any,
+    errors: list[str],
+) -> None:
+    monkeypatch.setattr(train_binding.probe, "estimate", lambda *_, should_stop: endless.wait(should_stop))
+    choose_dataset(qtbot, view, tiny_dataset)
+    qtbot.mouseClick(view.estimate_button, LEFT)
+    qtbot.waitUntil(endless.entered.is_set, timeout=10_000)
+    qtbot.mouseClick(view.estimate_button, LEFT)
+    qtbot.waitUntil(endless.stopped.is_set, timeout=10_000)
+    assert view.estimate_button.text() == "Estimate"
+    assert errors == []
+
+
+def test_devices_are_looked_for_when_the_dock_is_seen(
+    qtbot: Any, view: TrainView, binding: TrainBinding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(train_binding, "_devices", found)
+    here = (Device("cuda:0", "a GPU", None, None), Device("cpu", "processor", None, None))
+    monkeypatch.setattr(train_binding.probe, "devices_here", lambda _: here)
+    view.show()
+    qtbot.waitUntil(lambda: view.options.device_box.count() == 3, timeout=10_000)
+    assert found == [here]
+    assert "cuda:0" in view.options.device_note.text()
+
+
+def test_the_window_asks_about_the_runs_that_were_started_in_it(
+    qtbot: Any, proxy: Any, view: TrainView, run: Run, launched: list[Run]
+) -> None:
+    window = QMainWindow()
+    qtbot.addWidget(window)
+    window.setCentralWidget(view)
+    made = TrainBinding(proxy, view)
+    begin(run)
+    end(run, "stopped")
+    made.watch(run.path)
+    says(qtbot, view, "Stopped")
+    assert window.findChildren(ClosingQuestion) == [], "it is not this window's"
+    qtbot.mouseClick(view.resume_button, LEFT)
+    says(qtbot, view, "Running")
+    (asking,) = window.findChildren(ClosingQuestion)
+    assert [is_starting() for is_starting in asking._starts] == [False]
+    assert [known.path for known in asking._runs] == [run.path]
+    made.close()
+    assert asking._starts == []
+    end(run, "stopped")  # else the window would ask when it is closed
+
+
+def test_the_list_sees_what_others_start(
+    qtbot: Any, view: TrainView, binding: TrainBinding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle(qtbot, binding)
+    binding._timer.setInterval(20)
+    Run.create(tmp_path / "theirs", kind="train", spec={"config": {"preset": "s1"}})
+    qtbot.waitUntil(lambda: listed_runs(view) == ["theirs (generator, new)"], timeout=10_000)
+    assert view.runs_list.rows[0].preset == "s1"
 
 
 # Closing the dock
@@ -542,7 +806,7 @@ def test_a_closed_dock_leaves_the_run_alone(
     binding = TrainBinding(proxy, view)
     binding.watch(run.path)
     says(qtbot, view, "Running")
-    watcher = binding._watcher
+    watcher = binding.runs.watcher
     with qtbot.waitSignal(watcher.finished):
         if how == "close":
             binding.close()
@@ -572,6 +836,5 @@ def test_a_dock_that_is_opened_again_finds_the_run(qtbot: Any, proxy: Any, view:
     qtbot.addWidget(again)
     second = TrainBinding(proxy, again)
     qtbot.waitUntil(lambda: listed_runs(again) == ["run (generator, running)"])
-    again.run_selected.emit(again.runs_box.itemData(0))
-    says(qtbot, again, "Running")
+    says(qtbot, again, "Running")  # without a click
     second.close()

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QColor, QPalette, QWheelEvent
+from qtpy.QtWidgets import QApplication
 
-from napari_histolatent._napari.widgets.train_view import CLASSIFIER, GENERATOR, TrainView
-from napari_histolatent.training import PRESETS, ClassifierConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
+from napari_histolatent._napari.widgets.runs_list import RunRow
+from napari_histolatent._napari.widgets.train_view import TrainView
+from napari_histolatent._napari.widgets.training_form import CLASSIFIER, GENERATOR
 
 LEFT = Qt.MouseButton.LeftButton
-RUNS = [("new (generator, running)", "/runs/new"), ("old (classifier, finished)", "/runs/old")]
 
 
 @pytest.fixture
@@ -24,25 +22,37 @@ def view(qtbot: Any) -> TrainView:
     return widget
 
 
+def row(name: str) -> RunRow:
+    return RunRow(Path(f"/runs/{name}"), "generator", "modern", "set", "running", 1, 2, 3.0)
+
+
 def test_what_the_user_does_goes_out(qtbot: Any, view: TrainView) -> None:
     told: list[Any] = []
+    buttons = {
+        "start": view.start_button,
+        "estimate": view.estimate_button,
+        "pause": view.pause_button,
+        "stop": view.stop_button,
+        "resume": view.resume_button,
+        "fork": view.fork_button,
+        "compare": view.compare_button,
+    }
+    for name in buttons:
+        getattr(view, f"{name}_requested").connect(lambda name=name: told.append(name))
     view.dataset_chosen.connect(told.append)
-    view.start_requested.connect(lambda: told.append("start"))
-    view.stop_requested.connect(lambda: told.append("stop"))
-    view.resume_requested.connect(lambda: told.append("resume"))
     view.dataset_picker.edit.setText("/data/set")
     qtbot.keyClick(view.dataset_picker.edit, Qt.Key.Key_Return)
-    qtbot.mouseClick(view.start_button, LEFT)
-    qtbot.mouseClick(view.stop_button, LEFT)
-    qtbot.mouseClick(view.resume_button, LEFT)
-    assert told == ["/data/set", "start"], "without a run there is nothing to stop or resume"
-    view.set_state("Running", can_stop=True, can_resume=False)
-    qtbot.mouseClick(view.stop_button, LEFT)
-    qtbot.mouseClick(view.resume_button, LEFT)
+    for name in ("estimate", "start", "pause", "stop", "resume", "fork"):
+        qtbot.mouseClick(buttons[name], LEFT)
+    assert told == ["/data/set", "estimate", "start"], "without a run there is nothing to stop or resume"
+    told.clear()
+    view.set_state("Running", can_stop=True, can_resume=False, can_fork=True)
+    for name in ("pause", "stop", "resume", "fork"):
+        qtbot.mouseClick(buttons[name], LEFT)
     view.set_state("Stopped", can_stop=False, can_resume=True)
-    qtbot.mouseClick(view.stop_button, LEFT)
-    qtbot.mouseClick(view.resume_button, LEFT)
-    assert told[2:] == ["stop", "resume"]
+    for name in ("pause", "stop", "resume", "fork", "compare"):
+        qtbot.mouseClick(buttons[name], LEFT)
+    assert told == ["pause", "stop", "fork", "resume", "compare"]
 
 
 def test_to_name_the_run_starts_nothing(qtbot: Any, view: TrainView) -> None:
@@ -53,59 +63,10 @@ def test_to_name_the_run_starts_nothing(qtbot: Any, view: TrainView) -> None:
 
 def test_the_state_is_shown(view: TrainView) -> None:
     assert view.state_note.text() == "No run selected."
+    assert view.progress.isHidden()
     view.set_state("Running: step 3 of 10", can_stop=True, can_resume=False)
     assert view.state_note.text() == "Running: step 3 of 10"
-    assert (view.stop_button.isEnabled(), view.resume_button.isEnabled()) == (True, False)
-
-
-def test_a_run_is_chosen_by_the_user_alone(qtbot: Any, view: TrainView) -> None:
-    with qtbot.assertNotEmitted(view.run_selected):
-        view.set_runs(RUNS, "/runs/old")
-        view.set_runs(RUNS, None)
-        view.set_runs(RUNS, "/runs/old")
-    assert view.runs_box.currentData() == "/runs/old"
-    assert [view.runs_box.itemText(i) for i in range(2)] == [caption for caption, _ in RUNS]
-    with qtbot.waitSignal(view.run_selected) as chosen:
-        view.runs_box.setFocus()
-        qtbot.keyClick(view.runs_box, Qt.Key.Key_Up)
-    assert chosen.args == ["/runs/new"]
-
-
-@pytest.mark.parametrize("current", [None, "/runs/gone"])
-def test_without_a_current_run_none_is_shown(view: TrainView, current: str | None) -> None:
-    view.set_runs(RUNS, current)
-    assert view.runs_box.currentIndex() == -1
-    view.set_runs([], None)
-    assert view.runs_box.count() == 0
-
-
-def test_the_steps_are_those_of_the_preset_or_the_kind(view: TrainView) -> None:
-    assert view.wants_generator
-    assert view.preset == "demo"
-    assert view.form_values() == {"steps": PRESETS["demo"].steps, "device": "auto", "seed": 0}
-    view.preset_box.setCurrentIndex(1)
-    assert view.preset == "lean"
-    assert view.form_values()["steps"] == PRESETS["lean"].steps
-    view.kind_box.setCurrentText(CLASSIFIER)
-    assert not view.wants_generator
-    assert not view.preset_box.isEnabled(), "presets are a generator's"
-    assert view.form_values()["steps"] == ClassifierConfig().steps
-    view.kind_box.setCurrentText(GENERATOR)
-    assert view.preset_box.isEnabled()
-    assert view.form_values()["steps"] == PRESETS["lean"].steps
-
-
-def test_each_preset_that_is_offered_exists(view: TrainView) -> None:
-    offered = [view.preset_box.itemData(i) for i in range(view.preset_box.count())]
-    assert set(offered) <= set(PRESETS)
-    assert offered
-
-
-def test_what_is_set_is_a_config(view: TrainView) -> None:
-    view.form["steps"].value, view.more_form["seed"].value = 7, 3
-    view.more_form["device"].value = "cpu"
-    config = PRESETS[view.preset].with_changes(**view.form_values())
-    assert (config.steps, config.seed, config.device) == (7, 3, "cpu")
+    assert not view.progress.isHidden()
 
 
 def test_progress_is_in_steps(view: TrainView) -> None:
@@ -116,10 +77,102 @@ def test_progress_is_in_steps(view: TrainView) -> None:
     assert view.progress.text() == "30 of 120 steps"
 
 
-def test_a_sample_is_shown_and_says_what_it_is(view: TrainView, noise: Callable[..., np.ndarray]) -> None:
-    view.set_sample(noise(64, 128))
-    pixmap = view.sample_label.pixmap()
-    assert (pixmap.width(), pixmap.height()) == (320, 160)
-    assert view.sample_label.toolTip().startswith("SYNTHETIC")
-    view.set_sample(None)
-    assert view.sample_label.pixmap().isNull()
+def test_warnings_are_sentences_below_each_other(view: TrainView) -> None:
+    assert view.warnings_note.isHidden()
+    view.set_health("KID 0.1", ["One <b>thing</b>.", "Another."])
+    assert view.health_note.text().endswith("KID 0.1.")
+    first, second = view.warnings_note.text().splitlines()
+    assert first.endswith("One <b>thing</b>.")
+    assert view.warnings_note.textFormat() == Qt.TextFormat.PlainText, "it comes from a file"
+    assert second.endswith("Another.")
+    view.set_health("", [])
+    assert view.warnings_note.isHidden()
+    assert view.health_note.isHidden()
+
+
+def test_an_estimate_can_be_cancelled(view: TrainView) -> None:
+    view.set_estimate("Measuring…", is_busy=True)
+    assert view.estimate_button.text() == "Cancel"
+    assert not view.estimate_note.isHidden()
+    view.set_estimate("")
+    assert view.estimate_button.text() == "Estimate"
+    assert view.estimate_note.isHidden()
+
+
+def test_two_runs_can_be_compared(qtbot: Any, view: TrainView) -> None:
+    view.set_runs([row("a"), row("b"), row("c")], "/runs/a")
+    assert view.compare_button.isHidden()
+    view.runs_list.topLevelItem(1).setSelected(True)
+    assert not view.compare_button.isHidden()
+    assert view.runs_list.selected == ["/runs/a", "/runs/b"]
+    view.runs_list.topLevelItem(2).setSelected(True)
+    assert view.compare_button.isHidden()
+
+
+def test_the_form_is_that_of_the_kind(view: TrainView) -> None:
+    view.kind_box.setCurrentText(CLASSIFIER)
+    assert not view.wants_generator
+    assert view.form is view.options.forms[CLASSIFIER]
+    view.kind_box.setCurrentText(GENERATOR)
+    assert view.wants_generator
+    assert view.form is view.options.forms[GENERATOR]
+
+
+def test_nothing_asks_for_more_width_than_a_dock_has(qtbot: Any, view: TrainView) -> None:
+    view.set_runs([row("a-run-with-a-name-that-is-much-too-long-for-any-dock")], None)
+    view.set_estimate("About " + "very " * 40 + "long")
+    view.samples.set_steps([1, 200_000])
+    view.options.more.expand(animate=False)
+    view.resize(360, 600)
+    view.show()
+    qtbot.waitExposed(view)
+    assert view.widget().minimumSizeHint().width() <= view.viewport().width()
+
+
+def test_the_wheel_scrolls_the_dock_and_changes_no_setting(qtbot: Any, view: TrainView) -> None:
+    view.options.more.expand(animate=False)
+    view.samples.set_steps([1, 2, 3])
+    view.resize(360, 400)
+    view.show()
+    qtbot.waitExposed(view)
+    view.start_button.setFocus()
+    before = (view.options.values(), view.options.preset, view.wants_generator, view.samples.index)
+    knobs = [view.form[name].native for name in ("steps", "learning_rate", "design")]
+    for knob in (*knobs, view.kind_box, view.preset_box, view.options.device_box, view.samples.slider):
+        place = QPointF(5, 5)
+        event = QWheelEvent(
+            place,
+            place,
+            QPoint(),
+            QPoint(0, -120),
+            Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        QApplication.sendEvent(knob, event)
+        assert not event.isAccepted(), "the dock behind it gets it"
+    assert (view.options.values(), view.options.preset, view.wants_generator, view.samples.index) == before
+
+
+def test_how_good_it_is_is_a_sentence_with_its_numbers_in_the_tooltip(view: TrainView) -> None:
+    view.set_health("KID 0.1; KID in random features 0.2; contrast <90%>", [])
+    assert view.health_note.text().endswith("lower being better: KID 0.1.")
+    assert view.health_note.toolTip() == "KID 0.1<br>KID in random features 0.2<br>contrast &lt;90%&gt;"
+    view.set_health("Accuracy 0.875 on 16 held-out patches", [])
+    assert view.health_note.text() == "Accuracy 0.875 on 16 held-out patches"
+    assert view.health_note.toolTip() == ""
+
+
+def test_warnings_can_be_read_in_every_theme(view: TrainView) -> None:
+    def luminance(color: QColor) -> float:
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color.getRgbF()[:3]]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    for background in ("#262930", "#efebe9"):  # napari's
+        palette = QPalette()
+        palette.setColor(QPalette.ColorRole.Window, QColor(background))
+        view.setPalette(palette)
+        text = QColor(view.warnings_note.styleSheet().removeprefix("color: ").rstrip(";"))
+        dark, light = sorted((luminance(text), luminance(QColor(background))))
+        assert (light + 0.05) / (dark + 0.05) > 4.5

@@ -5,9 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QFrame, QGroupBox, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QFrame,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QScrollArea,
+    QScrollBar,
+    QVBoxLayout,
+    QWidget,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +97,25 @@ class ScrollingDock(QScrollArea):
     def sizeHint(self) -> QSize:
         """Ask for a column, not for half the window."""
         return QSize(360, 600)
+
+
+class WheelScrolls(QObject):
+    """Lets the wheel scroll the dock, not turn the knob that happens to come under the mouse."""
+
+    def watch(self, content: QWidget) -> None:
+        """Watch the knobs of a widget; one that was clicked is turned."""
+        for kind in (QAbstractSpinBox, QComboBox, QAbstractSlider):
+            for knob in content.findChildren(kind):
+                if not isinstance(knob, QScrollBar):
+                    knob.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+                    knob.installEventFilter(self)
+
+    def eventFilter(self, knob: QObject, event: QEvent) -> bool:
+        """Hand the wheel on to the dock."""
+        if event.type() == QEvent.Type.Wheel and not knob.hasFocus():
+            event.ignore()
+            return True
+        return False
 
 
 def native(form: Any) -> QWidget:

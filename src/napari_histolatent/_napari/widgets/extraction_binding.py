@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -9,7 +10,7 @@ from superqt.utils import GeneratorWorker, create_worker
 
 from napari_histolatent._napari._dataset_layer import open_dataset
 from napari_histolatent._napari._session import session_of
-from napari_histolatent._napari._workers import LatestWorker, run_safely
+from napari_histolatent._napari._workers import LatestWorker, run_safely, start_beside
 from napari_histolatent._napari.widgets.extraction_panel import IDLE, PAUSED, PREPARING, RUNNING, STOPPING
 from napari_histolatent.errors import DatasetError
 from napari_histolatent.jobs.extraction import (
@@ -23,7 +24,7 @@ from napari_histolatent.jobs.extraction import (
 from napari_histolatent.jobs.follow import resume
 from napari_histolatent.patches import PatchDataset, Recipe, working_folder
 from napari_histolatent.patches.formats import export_format
-from napari_histolatent.runs import ENDED, launch
+from napari_histolatent.runs import ENDED, RunStatus, launch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from napari_histolatent._napari.widgets.extraction_panel import ExtractionPanel
     from napari_histolatent.patches import SlideSource
-    from napari_histolatent.runs import Run, RunStatus
+    from napari_histolatent.runs import Run
 
 _POLL_SECONDS = 0.3
 
@@ -88,7 +89,7 @@ class ExtractionBinding:
         self._is_cancelled = self._is_news = False
         self._watcher: GeneratorWorker[Any, Any, Any] | None = None
         self._starter = LatestWorker(on_error=lambda _: self._find_open())
-        self._finder, self._stopper = LatestWorker(), LatestWorker()
+        self._finder, self._stopper = LatestWorker(), LatestWorker(in_turn=True)
         self._exporter = LatestWorker(on_error=lambda _: panel.set_exporting(False))
         self._progress = _Progress()
         self._progress.moved.connect(panel.set_export_progress)
@@ -191,7 +192,7 @@ class ExtractionBinding:
         worker = create_worker(_statuses_of, run)
         worker.yielded.connect(lambda status: self._show(worker, status))
         self._watcher = worker
-        worker.start()
+        start_beside(worker)
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:
@@ -204,6 +205,10 @@ class ExtractionBinding:
             return
         if status.state == "finished":
             self._finish(run, status.data.get("report", {}))
+            return
+        if status.state == "gone":
+            self._stop_watching()
+            self._panel.set_state(IDLE, f"{out_of(run).name}: the folder of its extraction is gone.")
             return
         if status.state not in ENDED:
             is_wanted = status.state in ("starting", "running") and not self._is_cancelled
@@ -316,8 +321,10 @@ class ExtractionBinding:
 
 def _statuses_of(run: Run) -> Iterator[RunStatus]:
     """Yield where a run stands until it has ended: in a thread, so that a slow disk holds up nothing."""
+    status = RunStatus("starting")
     while True:
-        status = run.status()
+        with suppress(OSError):  # a disk that is away for a moment: it stands where it stood
+            status = run.status()
         yield status
         if status.state in ENDED or status.state == "new":
             return

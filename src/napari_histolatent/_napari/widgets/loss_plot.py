@@ -5,21 +5,64 @@ from typing import Any
 
 import pyqtgraph as pg
 
-_COLORS = ((90, 160, 240), (240, 150, 60), (110, 200, 120))
+_COLORS = (
+    (70, 140, 230),
+    (235, 135, 40),
+    (70, 165, 85),
+    (195, 100, 210),
+    (225, 75, 75),
+    (0, 165, 175),
+    (150, 110, 75),
+    (240, 120, 170),
+    (140, 145, 30),
+    (130, 130, 140),
+)
+"""Told apart on light and dark; a GAN with an encoder has six losses."""
+_LEGEND_COLUMNS = 2
+_LEGEND_LINE_PX = 19
+_LABEL_PX = 6
+"""pyqtgraph draws an axis' label five pixels outside of it."""
+_MOST_POINTS = 2000
+"""Points of a line that are drawn: more cannot be told apart, and each costs time on the UI thread."""
 
 
 class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
-    """Losses over steps, one line each, in the window's own colours."""
+    """Numbers over steps, one line each, in the window's own colours.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    label
+        What the numbers are.
+    with_points
+        Mark each point: for numbers that are measured now and then.
+    """
+
+    def __init__(self, label: str = "loss", *, with_points: bool = False) -> None:
         super().__init__()
         self.setMinimumHeight(150)
         self.setLabel("bottom", "step")
-        self.setLabel("left", "loss")
-        self._legend = self.addLegend(offset=(-10, 5), labelTextSize="8pt")
+        self.setLabel("left", label)
+        self._with_points = with_points
+        # In the margin above the curves: it hides none of them.
+        self._legend = self.addLegend(offset=None, labelTextSize="8pt", colCount=_LEGEND_COLUMNS)
+        self._legend.setParentItem(self.getPlotItem())
+        self._legend.anchor(itemPos=(1, 0), parentPos=(1, 0), offset=(-4, 0))
+        self._legend.layout.setContentsMargins(2, 0, 2, 0)
+        self._legend.layout.setVerticalSpacing(0)
         self._lines: dict[str, Any] = {}
         self._points: dict[str, tuple[list[float], list[float]]] = {}
+        self._stale: set[str] = set()
+        self._make_room()
         self._apply_palette()
+
+    def _make_room(self) -> None:
+        rows = -(-len(self._lines) // _LEGEND_COLUMNS)
+        top = rows * _LEGEND_LINE_PX + (4 if rows else 0)
+        self.getPlotItem().layout.setContentsMargins(_LABEL_PX, top, 4, _LABEL_PX)
+
+    def wheelEvent(self, event: Any) -> None:
+        """Leave the wheel to what the plot is in, which scrolls."""
+        event.ignore()
 
     def clear_losses(self) -> None:
         """Forget all lines."""
@@ -28,21 +71,43 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
         self._legend.clear()
         self._lines.clear()
         self._points.clear()
+        self._stale.clear()
+        self._make_room()
+
+    def declare(self, name: str) -> None:
+        """Have a line, though it has no point yet: lines get their colours in this order."""
+        self._points.setdefault(name, ([], []))
+        self._stale.add(name)
 
     def add_losses(self, step: int, losses: dict[str, float]) -> None:
-        """Add a point to each line."""
+        """Add a point to each line; a step that was taken again (after a crash) replaces what followed it."""
         for name, value in losses.items():
             steps, values = self._points.setdefault(name, ([], []))
+            while steps and steps[-1] >= step:
+                steps.pop()
+                values.pop()
             steps.append(float(step))
             values.append(value)
+            self._stale.add(name)
 
     def redraw(self) -> None:
         """Show the points added since."""
-        for name, (steps, values) in self._points.items():
+        for name in list(self._points):
+            if name not in self._stale:
+                continue
+            steps, values = self._points[name]
             if name not in self._lines:
-                pen = pg.mkPen(_COLORS[len(self._lines) % len(_COLORS)], width=2)
-                self._lines[name] = self.plot(pen=pen, name=escape(name))  # a legend renders HTML
-            self._lines[name].setData(steps, values)
+                color = _COLORS[len(self._lines) % len(_COLORS)]
+                marks = {"symbol": "o", "symbolSize": 5, "symbolBrush": color, "symbolPen": None}
+                self._lines[name] = self.plot(
+                    pen=pg.mkPen(color, width=2),
+                    name=escape(name),  # a legend renders HTML
+                    **(marks if self._with_points else {}),
+                )
+            every = -(-len(steps) // _MOST_POINTS)
+            self._lines[name].setData(_thinned(steps, every), _thinned(values, every))
+        self._stale.clear()
+        self._make_room()
 
     @property
     def points(self) -> dict[str, tuple[list[float], list[float]]]:
@@ -65,3 +130,10 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
             axis.setPen(palette.windowText().color())
             axis.setTextPen(palette.windowText().color())
         self._legend.setLabelTextColor(palette.windowText().color())
+
+
+def _thinned(values: list[float], every: int) -> list[float]:
+    """Return each `every`-th value, and the last one: where the run stands has to be seen."""
+    if every <= 1 or not values:
+        return values
+    return [*values[:-1:every], values[-1]]

@@ -4,21 +4,17 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
-    QAbstractSlider,
-    QAbstractSpinBox,
     QButtonGroup,
     QCheckBox,
-    QComboBox,
     QPushButton,
-    QScrollBar,
     QToolButton,
     QWidget,
 )
 from superqt import QCollapsible
 
-from napari_histolatent._napari.widgets._qt import ScrollingDock, note, row, section
+from napari_histolatent._napari.widgets._qt import ScrollingDock, WheelScrolls, note, row, section
 from napari_histolatent._napari.widgets.extraction_panel import ExtractionPanel
 from napari_histolatent._napari.widgets.patch_gallery import PatchGallery
 from napari_histolatent._napari.widgets.path_picker import PathPicker
@@ -117,7 +113,7 @@ class PatchesView(ScrollingDock):
             section("Dataset", self.extraction),
         )
         self._hand_section = hand
-        self._wheel = _Wheel()
+        self._wheel = WheelScrolls()
         self._wheel.watch(self.widget())
         self._connect()
         self.set_slide("", "")
@@ -262,25 +258,6 @@ class PatchesView(ScrollingDock):
         self.mask_note.setText(text)
         self.mask_note.setVisible(bool(text))
         self.mask_reset_button.setVisible(bool(text))
-
-
-class _Wheel(QObject):
-    """Lets the wheel scroll the dock, not turn the knob that happens to come under the mouse."""
-
-    def watch(self, content: QWidget) -> None:
-        """Watch the knobs of a widget; one that was clicked is turned."""
-        for kind in (QAbstractSpinBox, QComboBox, QAbstractSlider):
-            for knob in content.findChildren(kind):
-                if not isinstance(knob, QScrollBar):
-                    knob.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-                    knob.installEventFilter(self)
-
-    def eventFilter(self, knob: QObject, event: QEvent) -> bool:
-        """Hand the wheel on to the dock."""
-        if event.type() == QEvent.Type.Wheel and not knob.hasFocus():
-            event.ignore()
-            return True
-        return False
 
 
 def collapsible(title: str, *widgets: QWidget) -> QCollapsible:

@@ -1,260 +1,368 @@
 from __future__ import annotations
 
+import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.utils.notifications import show_error
-from PIL import Image
-from superqt.utils import GeneratorWorker, create_worker
+from qtpy.QtCore import QTimer
 
+from napari_histolatent._napari._closing_question import closing_question_of
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
-from napari_histolatent._napari.widgets.train_view import SAMPLE_PX
-from napari_histolatent._pictures import marked
+from napari_histolatent._napari.widgets.run_binding import RunBinding
+from napari_histolatent._napari.widgets.run_compare_view import RunCompareView
+from napari_histolatent._napari.widgets.runs_list import row_of
+from napari_histolatent._napari.widgets.training_words import device_titles, estimate_text, in_dock
 from napari_histolatent.errors import DatasetError, UserError
+from napari_histolatent.jobs import probe
 from napari_histolatent.jobs.extraction import EXTRACT
-from napari_histolatent.jobs.follow import new_training, resume
+from napari_histolatent.jobs.follow import new_training
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import ENDED, Run, known_runs, launch
-from napari_histolatent.training import ClassifierConfig, preset
+from napari_histolatent.training.compare import compare_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+    from napari_histolatent._napari._closing_question import ClosingQuestion
+    from napari_histolatent._napari.widgets.runs_list import RunRow
     from napari_histolatent._napari.widgets.train_view import TrainView
-    from napari_histolatent.runs import RunEvent, RunStatus
+    from napari_histolatent.jobs.probe import Device, Estimate
+    from napari_histolatent.training.compare import RunComparison
 
 _POLL_SECONDS = 0.3
-_KIND_NAMES = {"train": "generator", "classifier": "classifier"}
+_LIST_SECONDS = 2.0
+
+_devices: list[tuple[Device, ...]] = []
+"""What this machine has, once it was asked: it does not change while napari runs."""
 
 
 class TrainBinding:
-    """Starts, stops and watches runs. A run lives in its own process: closing the dock leaves it alone."""
+    """Starts runs, lists those there are, and has one of them watched. A run lives in its own process."""
 
     def __init__(self, viewer: Any, view: TrainView) -> None:
         self._view, self._session = view, session_of(viewer)
-        self._run: Run | None = None
-        self._watcher: GeneratorWorker[Any, Any, Any] | None = None
-        self._starter = LatestWorker(on_error=lambda _: view.start_button.setEnabled(True))
+        self._known: dict[Path, Run] = {}
+        """Runs of the list, each of which remembers what it has read. Of the list's thread."""
+        self._is_first_list = True
+        self._comparer_view: RunCompareView | None = None
+        self._question: ClosingQuestion | None = None
+        self._opened: Path | None = None
+        """The dataset that could be opened."""
+        self._suggested: Path | None = None
+        """The run folder that was offered: any other is the user's."""
+        self._starter = LatestWorker(on_error=lambda _: view.start_button.setEnabled(True), in_words=in_dock)
+        self._estimator = LatestWorker(on_error=lambda _: view.set_estimate(""), in_words=in_dock)
         self._lister, self._dataset_reader = LatestWorker(), LatestWorker()
-        self._suggester, self._opener, self._stopper = LatestWorker(), LatestWorker(), LatestWorker()
+        self._suggester, self._prober, self._comparer = LatestWorker(), LatestWorker(), LatestWorker()
+        self._runs = RunBinding(
+            viewer,
+            view,
+            on_followed=self._list_runs,
+            on_ended=self._on_ended,
+            on_started=self._ask_about,
+            free_folder=lambda path: _free_folder(path, "fork"),
+            poll_seconds=lambda: _POLL_SECONDS,
+        )
         view.dataset_chosen.connect(lambda path: self._session.set_dataset(Path(path)))
+        view.estimate_requested.connect(self._estimate)
         view.start_requested.connect(self._start)
-        view.stop_requested.connect(self._stop)
-        view.resume_requested.connect(self._resume)
+        for starts in (view.start_requested, view.resume_requested, view.fork_requested):
+            starts.connect(self._have_starts_asked_about)
         view.run_selected.connect(lambda path: self.watch(Path(path)))
-        view.kind_box.currentIndexChanged.connect(self._suggest_folder)
+        view.compare_requested.connect(self._compare)
+        view.options.kind_box.currentIndexChanged.connect(self._suggest_folder)
+        view.options.changed.connect(self._forget_estimate)
+        view.shown.connect(self._look_for_devices)
         self._session.dataset_changed.connect(self._show_dataset)
         view.closed.connect(self.close)
         view.destroyed.connect(self.close)
+        self._timer = QTimer()
+        self._timer.setInterval(round(1000 * _LIST_SECONDS))
+        self._timer.timeout.connect(self._list_runs_again)
+        self._timer.start()
         if self._session.dataset:
             self._show_dataset(str(self._session.dataset))
         self._list_runs()
 
-    def close(self, *_: object) -> None:
-        """Stop watching; runs go on."""
-        if self._watcher is not None:
-            self._watcher.quit()
-            self._watcher = None
-        for worker in (
+    @property
+    def workers(self) -> tuple[LatestWorker, ...]:
+        """What works beside the UI thread."""
+        own = (
             self._starter,
+            self._estimator,
             self._lister,
             self._dataset_reader,
             self._suggester,
-            self._opener,
-            self._stopper,
-        ):
+            self._prober,
+            self._comparer,
+        )
+        return (*own, *self._runs.workers)
+
+    @property
+    def runs(self) -> RunBinding:
+        """What watches the run that is looked at."""
+        return self._runs
+
+    def close(self, *_: object) -> None:
+        """Stop watching; runs go on."""
+        with suppress(RuntimeError):  # it has gone with the view
+            self._timer.stop()
+        for worker in self.workers:
             worker.cancel()
+        self._runs.close()
+        if self._comparer_view is not None:
+            self._comparer_view.close()
+            self._comparer_view = None
+        if self._question is not None:
+            self._question.remove_starts(self._is_starting)
         self._session.dataset_changed.disconnect(self._show_dataset, missing_ok=True)
+
+    def watch(self, path: Path) -> None:
+        """Show a run, from its first event on."""
+        self._runs.watch(path)
+
+    # The dataset and the devices
 
     def _show_dataset(self, path: str) -> None:
         self._view.dataset_picker.set_path(Path(path))
-        self._suggest_folder()
+        self._view.dataset_note.setText("Opening…")
+        self._opened = None
+        self._offer(None)
+        self._forget_estimate()
 
-        def show(report: dict[str, Any]) -> None:
-            classes = ", ".join(f"{n} {name}" for name, n in report["classes"].items())
-            self._view.dataset_note.setText(
-                f"{report['patches']} patches of {report['size_px']} px: {classes}"
-            )
+        def work(_: Callable[[], bool]) -> str | UserError | OSError:
+            try:
+                return dataset_text(PatchDataset(path).report())
+            except (UserError, OSError) as error:
+                return error
 
-        self._dataset_reader.submit(lambda _: PatchDataset(path).report(), show)
+        def show(found: str | UserError | OSError) -> None:
+            self._view.dataset_note.setText(in_dock(str(found)))
+            if isinstance(found, str):
+                self._opened = Path(path)
+                self._suggest_folder()
+
+        self._dataset_reader.submit(work, show)
+
+    def _take_what_is_typed(self) -> None:
+        """Open the dataset that is typed, if it is another than the one that is described."""
+        typed = self._view.dataset_picker.path
+        if typed is not None and typed != self._session.dataset:
+            self._session.set_dataset(typed)
+
+    def _look_for_devices(self) -> None:
+        if _devices:
+            self._view.options.set_devices(*device_titles(_devices[0]))
+            return
+        if self._prober.is_busy:
+            return
+
+        def work(should_stop: Callable[[], bool]) -> tuple[Device, ...]:
+            try:
+                return probe.devices_here(should_stop)
+            except UserError:  # a list that is short is no trouble: auto works without it
+                return ()
+
+        def show(found: tuple[Device, ...]) -> None:
+            if found:
+                _devices[:] = [found]
+                self._view.options.set_devices(*device_titles(found))
+
+        self._prober.submit(work, show)
+
+    # Estimating and starting
+
+    def _forget_estimate(self) -> None:
+        self._estimator.cancel()
+        self._view.set_estimate("")
+
+    def _estimate(self) -> None:
+        if self._estimator.is_busy:
+            self._forget_estimate()
+            return
+        self._take_what_is_typed()
+        dataset, out, form = self._view.dataset_picker.path, self._view.out_picker.path, self._view.options
+        base, values = form.base, form.values()
+        self._view.set_estimate("Taking a few steps to see how long they take…", is_busy=True)
+
+        def work(should_stop: Callable[[], bool]) -> tuple[Estimate | None, int | None]:
+            opened = _opened(dataset)
+            config = base.with_changes(size_px=opened.size_px, **values)
+            found = probe.estimate(opened.path, config, should_stop=should_stop)
+            return found, _free_bytes(out or opened.path)
+
+        def show(found: tuple[Estimate | None, int | None]) -> None:
+            estimate, free = found
+            text = estimate_text(estimate, free_bytes=free) if estimate else ""
+            encoder_steps = int(values.get("encoder_steps", 0))
+            if text and encoder_steps:
+                text += f" All that is without the encoder's {encoder_steps:,} steps."
+            self._view.set_estimate(text)
+
+        self._estimator.submit(work, show)
 
     def _suggest_folder(self, *_: object) -> None:
-        dataset = self._view.dataset_picker.path
+        dataset = self._opened
+        self._offer(None)  # what was offered before may be of the other kind
         if dataset is None:
             return
-        wants_generator = self._view.wants_generator
-        self._view.out_picker.edit.clear()  # what was suggested before may be of the other kind
+        kind = "gan" if self._view.wants_generator else "classifier"
+        self._suggester.submit(lambda _: _free_folder(dataset, kind), self._offer)
 
-        def show(folder: Path) -> None:
-            if self._view.out_picker.path is None:  # else the user has named one meanwhile
-                self._view.out_picker.set_path(folder)
+    @property
+    def _own_folder(self) -> Path | None:
+        """The run folder that the user has named, not one that was offered."""
+        path = self._view.out_picker.path
+        return None if path == self._suggested else path
 
-        self._suggester.submit(lambda _: _free_folder(dataset, wants_generator=wants_generator), show)
+    def _offer(self, folder: Path | None) -> None:
+        """Offer a run folder, or none, unless the user has named one."""
+        if folder is None:
+            self._suggester.cancel()
+        if self._own_folder is not None:
+            return
+        self._suggested = folder
+        if folder is None:
+            self._view.out_picker.edit.clear()
+        else:
+            self._view.out_picker.set_path(folder)
 
     def _start(self) -> None:
-        values = self._view.form_values()
-        dataset, out = self._view.dataset_picker.path, self._view.out_picker.path
-        wants_generator, preset_name = self._view.wants_generator, self._view.preset
+        self._take_what_is_typed()
+        # One that was offered may be taken meanwhile, or be beside another dataset.
+        dataset, out, form = self._view.dataset_picker.path, self._own_folder, self._view.options
+        base, values = form.base, form.values()
+        kind = "gan" if form.wants_generator else "classifier"
         self._view.start_button.setEnabled(False)
+        self._forget_estimate()  # it would take the processor from the run
 
-        def work(_: Callable[[], bool]) -> Path:
-            if dataset is None:
-                msg = "A run needs a dataset; cut one in the Patches dock, or choose its folder first."
-                raise DatasetError(msg)
-            # None where Start was quicker than the suggestion.
-            folder = out or _free_folder(dataset, wants_generator=wants_generator)
-            base = preset(preset_name) if wants_generator else ClassifierConfig()
-            config = base.with_changes(size_px=PatchDataset(dataset).size_px, **values)
-            run = new_training(dataset, folder, config)
+        def work(_: Callable[[], bool]) -> Run:
+            opened = _opened(dataset)
+            folder = out or _free_folder(opened.path, kind)
+            run = new_training(opened.path, folder, base.with_changes(size_px=opened.size_px, **values))
             launch(run)
-            return run.path
+            return run
 
-        def show(path: Path) -> None:
+        def show(run: Run) -> None:
             self._view.start_button.setEnabled(True)
+            self._ask_about(run)
+            self._suggested = self._view.out_picker.path  # it is taken now, whoever named it
             self._suggest_folder()
-            self.watch(path)
+            self.watch(run.path)
+            self._view.scroll_to_runs()
             self._session.runs_changed.emit()
 
         self._starter.submit(work, show)
 
-    def _stop(self) -> None:
-        run = self._run
-        if run is not None:
-            self._stopper.submit(lambda _: run.request_stop(), lambda _: None)
+    def _ask_about(self, run: Run) -> None:
+        """Have the window ask what becomes of a run that was started in it."""
+        question = closing_question_of(self._view)
+        if question is not None:
+            question.add(run)
 
-    def _resume(self) -> None:
-        run = self._run
-        # A second click, or one while a run is started, would take the first one's place and be refused.
-        if run is not None and not self._starter.is_busy:
-            self._starter.submit(lambda _: resume(run), lambda _: self.watch(run.path))
+    def _is_starting(self) -> bool:
+        return self._starter.is_busy or self._runs._starter.is_busy
 
-    def watch(self, path: Path) -> None:
-        """Show a run, from its first event on."""
-        if self._watcher is not None:
-            self._watcher.quit()
-        self._run, self._watcher = None, None
-        self._view.plot.clear_losses()
-        self._view.set_sample(None)
-        self._view.set_progress(0, 1)
-        self._view.set_state("", can_stop=False, can_resume=False)
-        self._opener.submit(lambda _: Run(path), self._follow)
+    def _have_starts_asked_about(self) -> None:
+        """Have the window wait for a run that is being started, before it asks."""
+        if self._question is None:
+            self._question = closing_question_of(self._view)
+            if self._question is not None:
+                self._question.add_starts(self._is_starting)
 
-    def _follow(self, run: Run) -> None:
-        self._run = run
-        worker = create_worker(_watch, run)
-        worker.yielded.connect(lambda news: self._show_news(worker, *news))
-        self._watcher = worker
-        worker.start()
+    # The list
+
+    def _on_ended(self) -> None:
         self._list_runs()
+        self._session.runs_changed.emit()
 
-    def _show_news(
-        self,
-        worker: GeneratorWorker[Any, Any, Any],
-        status: RunStatus,
-        events: list[RunEvent],
-        sample: NDArray[np.uint8] | None,
-    ) -> None:
-        if worker is not self._watcher or self._run is None:  # of a run that is no longer shown
-            return
-        for event in events:
-            if event.losses:
-                self._view.plot.add_losses(event.step, event.losses)
-        self._view.plot.redraw()
-        if sample is not None:
-            self._view.set_sample(sample)
-        ended = status.state in ENDED
-        self._view.set_progress(status.step, status.steps or (1 if ended else 0))
-        self._view.set_state(
-            described(status),
-            can_stop=status.state in ("running", "starting"),
-            can_resume=ended and status.state != "finished",
-        )
-        if ended:
-            if status.state == "failed":
-                show_error(f"The run {self._run.path.name} failed: {status.message}")
+    def _list_runs_again(self) -> None:
+        if not self._lister.is_busy:
             self._list_runs()
-            self._session.runs_changed.emit()
 
     def _list_runs(self) -> None:
-        current = str(self._run.path) if self._run else None
+        def show(rows: list[RunRow]) -> None:
+            if self._is_first_list and self._runs.path is None:
+                # A dock that is opened again goes on watching what is going on.
+                alive = [row for row in rows if row.state not in (*ENDED, "new")]
+                if alive:
+                    self.watch(alive[0].path)
+            self._is_first_list = False
+            current = self._runs.path
+            self._view.set_runs(rows, str(current) if current else None)
 
-        def work(_: Callable[[], bool]) -> list[tuple[str, str]]:
-            listed = []
-            for path in known_runs():
-                try:
-                    run = Run(path)
-                except UserError:
-                    continue
-                if run.kind == EXTRACT:  # the Patches dock's
-                    continue
-                listed.append(
-                    (f"{path.name} ({_KIND_NAMES.get(run.kind, run.kind)}, {run.status().state})", str(path))
-                )
-            return listed
+        self._lister.submit(lambda _: self._rows(), show)
 
-        self._lister.submit(work, lambda runs: self._view.set_runs(runs, current))
-
-
-def _free_folder(dataset: Path, *, wants_generator: bool) -> Path:
-    """Return a folder for a run beside its dataset, of a name that no other run has."""
-    kind = "gan" if wants_generator else "classifier"
-    taken, number = {path.name for path in known_runs()}, 1
-    while (name := f"{dataset.name}-{kind}-{number}") in taken or (dataset.parent / name).exists():
-        number += 1
-    return dataset.parent / name
-
-
-def _watch(run: Run) -> Iterator[tuple[RunStatus, list[RunEvent], NDArray[np.uint8] | None]]:
-    """Yield what is new of a run until it has ended: in a thread, so that a slow disk holds up nothing."""
-    offset, shown = 0, None
-    while True:
-        status = run.status()
-        events, offset = run.events(offset)
-        newest = status.data.get("sample")
-        sample = None
-        if newest and newest != shown:
-            shown = newest
+    def _rows(self) -> list[RunRow]:
+        now, paths = time.time(), known_runs()
+        for gone in set(self._known) - set(paths):
+            del self._known[gone]
+        rows = []
+        for path in paths:
             try:
-                sample = _shown_sample(run.path / newest)
-            except OSError:  # taken away meanwhile: a picture less
-                sample = None
-        yield status, events, sample
-        if status.state in ENDED or status.state == "new":
+                run = self._known[path] = self._known.get(path) or Run(path)
+                if run.kind != EXTRACT:  # the Patches dock's
+                    rows.append(row_of(run, run.status(), now=now))
+            except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError):
+                # Gone, or garbled: a run that cannot be read hides none of the others.
+                self._known.pop(path, None)
+        return rows
+
+    def _compare(self) -> None:
+        selected = self._view.runs_list.selected
+        if len(selected) != 2:
             return
-        time.sleep(_POLL_SECONDS)
+
+        def work(_: Callable[[], bool]) -> tuple[RunComparison, list[tuple[str, Any]]]:
+            runs = [Run(path) for path in selected]
+            curves = [
+                (run.path.name, [(e.step, e.losses, e.data.get("metrics") or {}) for e in run.events()[0]])
+                for run in runs
+            ]
+            return compare_runs(runs[0], runs[1]), curves
+
+        def show(found: tuple[RunComparison, list[tuple[str, Any]]]) -> None:
+            if self._comparer_view is None:
+                self._comparer_view = RunCompareView(self._view)
+            self._comparer_view.set_comparison(found[0])
+            self._comparer_view.set_curves(found[1])
+            self._comparer_view.show()
+            self._comparer_view.raise_()
+
+        self._comparer.submit(work, show)
 
 
-def _shown_sample(path: Path) -> NDArray[np.uint8]:
-    """Return a sample picture as large as it is shown, with SYNTHETIC in its corner."""
-    with Image.open(path) as image:
-        # Before the word is drawn: scaled with the picture it could not be read.
-        factor = SAMPLE_PX / max(image.size)
-        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX
-        return marked(np.asarray(image.convert("RGB").resize(size, how)))
+def dataset_text(report: dict[str, Any]) -> str:
+    """Return what a dataset holds, in words."""
+    classes = ", ".join(f"{n:,} {name}" for name, n in report["classes"].items())
+    text = f"{report['patches']:,} patches of {report['size_px']} px: {classes}"
+    splits = ", ".join(f"{n:,} {name}" for name, n in (report.get("splits") or {}).items() if n)
+    return f"{text}\n{splits}" if splits else text
 
 
-def described(status: RunStatus) -> str:
-    """Return a run's state in words."""
-    rate = status.data.get("images_per_second")
-    losses = ", ".join(f"{name} {value:.2f}" for name, value in status.losses.items())
-    metrics = status.data.get("metrics", {})
-    parts = [
-        f"{status.state.capitalize()}: step {status.step} of {status.steps}"
-        if status.steps
-        else status.state.capitalize()
-    ]
-    if losses:
-        parts.append(losses)
-    if rate and status.state == "running":
-        parts.append(f"{rate:g} images/s on {status.data.get('device', '?')}")
-    if "accuracy" in metrics:
-        parts.append(f"accuracy {metrics['accuracy']:.3f} on {metrics['n']} held-out patches")
-    if status.message:
-        parts.append(status.message)
-    return "; ".join(parts)
+def _opened(dataset: Path | None) -> PatchDataset:
+    if dataset is None:
+        msg = "A run needs a dataset; cut one in the Patches dock, or choose its folder first."
+        raise DatasetError(msg)
+    return PatchDataset(dataset)
+
+
+def _free_folder(beside: Path, kind: str) -> Path:
+    """Return a folder for a run beside its dataset (or the run it comes from), of a name that no other run has."""
+    taken, number = {path.name for path in known_runs()}, 1
+    while (name := f"{beside.name}-{kind}-{number}") in taken or (beside.parent / name).exists():
+        number += 1
+    return beside.parent / name
+
+
+def _free_bytes(path: Path) -> int | None:
+    """Return how much of the disk is free on which a folder is, or will be."""
+    for folder in (path, *path.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            continue
+    return None

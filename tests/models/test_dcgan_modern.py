@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.models._cdcgan import (
-    CDCGANGenerator,
+from napari_histolatent.models._dcgan_modern import (
     ConditionalBatchNorm,
-    ProjectionDiscriminator,
+    ModernDiscriminator,
+    ModernGenerator,
+    _with_minibatch_deviation,
     build,
 )
 from napari_histolatent.models.protocols import Discriminator, Generator
@@ -18,7 +19,7 @@ from napari_histolatent.models.protocols import Discriminator, Generator
 
 def gan(
     size_px: int = 16, *, n_classes: int = 2, z_dim: int = 6, base_channels: int = 4, seed: int = 0
-) -> tuple[CDCGANGenerator, ProjectionDiscriminator]:
+) -> tuple[ModernGenerator, ModernDiscriminator]:
     torch.manual_seed(seed)
     classes = tuple(f"class {i}" for i in range(n_classes))
     return build(classes=classes, size_px=size_px, z_dim=z_dim, base_channels=base_channels)
@@ -26,21 +27,23 @@ def gan(
 
 def latents(n: int, n_classes: int = 2, z_dim: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     z = torch.randn(n, z_dim, generator=torch.Generator().manual_seed(seed))
-    return z, torch.eye(n_classes)[torch.arange(n) % n_classes]
+    return z, torch.eye(n_classes)[torch.arange(n) % n_classes] if n_classes else torch.empty(n, 0)
 
 
 def random_images(n: int, size_px: int = 16, seed: int = 2) -> torch.Tensor:
     return torch.rand(n, 3, size_px, size_px, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_protocols() -> None:
-    generator, discriminator = gan()
+@pytest.mark.parametrize("n_classes", [0, 2])
+def test_protocols(n_classes: int) -> None:
+    generator, discriminator = gan(n_classes=n_classes)
     assert isinstance(generator, Generator)
     assert isinstance(discriminator, Discriminator)
+    assert generator.prior == "normal"
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize(("size_px", "num_ws"), [(16, 3), (32, 4), (64, 5)])
+@pytest.mark.parametrize("n_classes", [0, 2, 3])
+@pytest.mark.parametrize(("size_px", "num_ws"), [(16, 4), (32, 5), (64, 6)])
 def test_shapes_and_range(size_px: int, num_ws: int, n_classes: int) -> None:
     generator, discriminator = gan(size_px, n_classes=n_classes)
     z, y = latents(5, n_classes)
@@ -120,12 +123,29 @@ def test_ready_for_use_an_image_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(generator.eval()(z, y)[2:3], generator(z[2:3], y[2:3]))
 
 
-def test_parameter_counts_at_64_px() -> None:
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (("a", "b"), [348_083, 322_161]),
+        # Less, a class: 16 of the seed for each of 128 channels, two of each of 256 channels; 128 of the projection.
+        ((), [348_083 - 2 * (128 * 16 + 2 * 256), 322_161 - 2 * 128]),
+    ],
+)
+def test_parameter_counts_at_64_px(classes: tuple[str, ...], expected: list[int]) -> None:
     counts = [
         sum(parameter.numel() for parameter in network.parameters())
-        for network in build(classes=("a", "b"), size_px=64)
+        for network in build(classes=classes, size_px=64)
     ]
-    assert counts == [342_179, 322_161]
+    assert counts == expected
+
+
+@torch.no_grad()
+def test_512_px() -> None:
+    generator, discriminator = gan(512, base_channels=1)
+    z, y = latents(2)
+    images = generator(z, y)
+    assert (generator.num_ws, images.shape) == (9, (2, 3, 512, 512))
+    assert bool(torch.isfinite(discriminator(images, y)).all())
 
 
 def test_the_base_width_is_doubled_per_halving_and_at_most_eight_times() -> None:
@@ -134,10 +154,11 @@ def test_the_base_width_is_doubled_per_halving_and_at_most_eight_times() -> None
     assert [stage.out_channels for stage in discriminator.stages] == [2, 4, 8, 16, 16]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("n_classes", [0, 2])
 @pytest.mark.parametrize("size_px", [16, 32])
-def test_every_parameter_gets_a_gradient(size_px: int) -> None:
-    generator, discriminator = gan(size_px)
-    z, y = latents(8)
+def test_every_parameter_gets_a_gradient(size_px: int, n_classes: int) -> None:
+    generator, discriminator = gan(size_px, n_classes=n_classes)
+    z, y = latents(8, n_classes)
     nn.functional.softplus(-discriminator(generator(z, y), y)).mean().backward()
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
@@ -149,7 +170,7 @@ def test_every_parameter_gets_a_gradient(size_px: int) -> None:
 @pytest.mark.parametrize("size_px", [-16, 0, 1, 2, 4, 12, 24, 63, 65, 96])
 def test_a_size_it_cannot_draw_is_refused(size_px: int) -> None:
     with pytest.raises(
-        UserError, match=rf"^The cdcgan network draws squares of .*, not {size_px}; cut patches"
+        UserError, match=rf"^The modern design draws squares of .*, not {size_px}; cut patches"
     ):
         build(classes=("a", "b"), size_px=size_px)
 
@@ -217,8 +238,46 @@ def test_the_score_does_not_depend_on_the_order_within_a_group() -> None:
     torch.testing.assert_close(discriminator(images[order], y[order]), discriminator(images, y)[order])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("batch", "group"), [(8, 4), (6, 2), (5, 1)])
+def test_samples_in_a_row_are_judged_together(batch: int, group: int) -> None:
+    _, discriminator = gan()
+    images, (_, y) = random_images(batch), latents(batch)
+    scores = discriminator(images, y)
+    changed = images.clone()
+    changed[0] *= -0.5
+    touched = (discriminator(changed, y) - scores).abs() > 1e-6
+    assert touched.tolist() == [i < group for i in range(batch)]
+
+
+@torch.no_grad()
+def test_a_batch_in_two_parts_has_the_groups_of_the_whole() -> None:
+    _, discriminator = gan()
+    images, (_, y) = random_images(8), latents(8)
+    parts = [discriminator(images[part], y[part]) for part in (slice(4), slice(4, 8))]
+    torch.testing.assert_close(torch.cat(parts), discriminator(images, y))
+
+
+@torch.no_grad()
+def test_the_deviation_against_its_formula() -> None:
+    x = random_images(8, 4)
+    expected = [part.double().numpy().std(axis=0).mean() for part in x.split(4) for _ in range(4)]
+    maps = _with_minibatch_deviation(x)[:, 3]
+    torch.testing.assert_close(maps, torch.tensor(expected).float()[:, None, None].expand(8, 4, 4))
+
+
 def test_activations_keep_their_scale_through_the_layers() -> None:
     generator, _ = gan(64, base_channels=16)
     deviation = float(generator(*latents(16)).detach().std())
     assert 0.2 < deviation < 0.95, "an image that starts grey, or saturated, learns slowly"
     assert math.isfinite(deviation)
+
+
+@pytest.mark.parametrize("scale", [300.0, 1e-4])
+def test_the_minibatch_deviation_holds_in_half_precision(scale: float) -> None:
+    # Squares of hundreds are beyond float16, those of ten thousandths below it.
+    x = (scale * torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))).half()
+    out = _with_minibatch_deviation(x)
+    assert out.dtype == torch.float16
+    expected = (x.double().var(0, unbiased=False) + 1e-8).sqrt().mean()
+    assert float(out[0, 3, 0, 0]) == pytest.approx(float(expected), rel=2e-3)

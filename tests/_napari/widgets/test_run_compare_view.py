@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from napari_histolatent._napari.widgets.fork_dialog import ForkChoice, ForkDialog
+from napari_histolatent._napari.widgets.run_compare_view import RunCompareView, shown_number
+from napari_histolatent.runs import RunStatus
+from napari_histolatent.training.compare import compared
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def view(qtbot: Any) -> RunCompareView:
+    widget = RunCompareView()
+    qtbot.addWidget(widget)
+    return widget
+
+
+def lines_of(view: RunCompareView) -> dict[str, list[str]]:
+    """Return name -> values of all lines."""
+    groups = [view.table.topLevelItem(i) for i in range(view.table.topLevelItemCount())]
+    items = [group.child(i) for group in groups for i in range(group.childCount())]
+    return {item.text(0): [item.text(1), item.text(2)] for item in items}
+
+
+def test_what_differs_and_where_they_stand_is_a_table(view: RunCompareView) -> None:
+    spec = {"dataset_digest": "d", "config": {"steps": 400, "augment": True, "z_dim": 64}}
+    forked = {"forked_from": {"run": "/runs/a", "step": 100}, "config": {**spec["config"], "augment": False}}
+    a = (
+        "/runs/a",
+        spec,
+        RunStatus("finished", 400, 400, {"generator": 1.25}, {"metrics": {"kid": 0.123456}}),
+    )
+    b = ("/runs/b", {**spec, **forked}, RunStatus("running", 200, 400))
+    view.set_comparison(compared(a, b))
+    lines = lines_of(view)
+    assert lines["Augment what D sees"] == ["on", "off"]
+    assert lines["Forked from"] == ["–", "a, step 100"]
+    assert "Latent length" not in lines, "they are alike in it"
+    assert lines["KID"] == ["0.1235", "–"]
+    assert lines["State"] == ["finished", "running"]
+    assert "same dataset" in view.data_note.text()
+    assert [view.table.headerItem().text(i) for i in (1, 2)] == ["a", "b"]
+    view.set_comparison(compared(a, ("/runs/c", {**spec, "dataset_digest": "e"}, RunStatus("new"))))
+    assert "cannot be compared" in view.data_note.text()
+
+
+def test_their_curves_have_the_same_colours_in_both_plots(view: RunCompareView) -> None:
+    points_a = [(10, {"generator": 1.0, "discriminator": 2.0}, {}), (20, {"generator": 0.5}, {})]
+    points_b = [(10, {"generator": 3.0}, {"kid": 0.5})]
+    view.set_curves([("a", points_a), ("b", points_b)])
+    assert view.plots.losses.points == {"a": ([10, 20], [1.0, 0.5]), "b": ([10], [3.0])}
+    assert view.plots.kid.points["b"] == ([10], [0.5])
+    colors = [
+        [plot._lines[n].opts["pen"].color().name() for n in "ab"]
+        for plot in (view.plots.losses, view.plots.kid)
+    ]
+    assert colors[0] == colors[1]
+    assert colors[0][0] != colors[0][1]
+
+
+def test_values_in_few_digits() -> None:
+    assert [shown_number(v) for v in (1.23456, 1234, True, "x")] == ["1.235", "1,234", "on", "x"]
+
+
+def test_a_fork_is_of_a_checkpoint_with_other_settings(qtbot: Any, tmp_path: Path) -> None:
+    dialog = ForkDialog()
+    qtbot.addWidget(dialog)
+    choices = [ForkChoice(1500), ForkChoice(1000, is_best=True)]
+    dialog.set_choices(choices, {"steps": 2000, "learning_rate": 0.0002}, tmp_path / "fork")
+    assert [dialog.checkpoint_box.itemText(i) for i in range(2)] == ["step 1,500", "step 1,000 (lowest KID)"]
+    assert (dialog.step, dialog.changes) == (1500, {"steps": 3000, "learning_rate": 0.0002})
+    dialog.checkpoint_box.setCurrentIndex(1)
+    assert (dialog.step, dialog.changes["steps"]) == (1000, 2000), "as many as its run, or as many again"
+    dialog.steps_spin.setValue(3)
+    assert dialog.changes["steps"] == 1001, "with fewer it would end where it begins"
+    dialog.steps_spin.setValue(3500)
+    dialog.checkpoint_box.setCurrentIndex(0)
+    assert dialog.changes["steps"] == 3500, "what was entered stays"
+    assert dialog.out_picker.path == tmp_path / "fork"
+
+
+def test_a_fork_into_a_folder_in_use_is_said_in_the_dialog(qtbot: Any, tmp_path: Path) -> None:
+    dialog = ForkDialog()
+    qtbot.addWidget(dialog)
+    dialog.set_choices([ForkChoice(10)], {"steps": 20}, tmp_path / "fork")
+    dialog.show()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "thesis.docx").write_text("years of work")
+    dialog.out_picker.edit.setText(str(tmp_path / "used"))
+    dialog.rate_spin.setValue(0.5)
+    dialog.accept()
+    assert dialog.isVisible()
+    assert "used is not empty" in dialog.fault_note.text()
+    assert dialog.changes["learning_rate"] == 0.5
+    dialog.out_picker.edit.setText(str(tmp_path / "free"))
+    dialog.accept()
+    assert dialog.result() == ForkDialog.DialogCode.Accepted
