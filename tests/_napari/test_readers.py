@@ -61,7 +61,7 @@ def test_all_that_the_manifest_names_is_there() -> None:
     opening = ("open_slide", "open_slide_folder", "open_dataset")
     assert in_menus == [f"napari-histolatent.{name}" for name in opening]
     assert list(contributions.menus) == ["napari/file/io_utilities"]
-    assert [key for key, _ in samples] == ["cmu", "synthetic"]
+    assert [key for key, _ in samples] == ["cmu", "synthetic", "generated"]
     used = {*readers, *in_menus, *(command for _, command in samples)}
     assert used | {item.command for item in contributions.widgets} == commands
 

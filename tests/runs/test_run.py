@@ -242,6 +242,17 @@ def test_a_number_that_was_used_again_is_another_process(run: Run) -> None:
     assert run.status().state == "interrupted"
 
 
+def test_a_clock_that_was_set_does_not_end_a_run(run: Run) -> None:
+    # BUG: `stop` then said "interrupted" and asked nobody to stop.
+    own(run, since=psutil.Process().create_time() - 3600)
+    beat = run.path / "heartbeat"
+    beat.touch()
+    assert run.is_alive()
+    long_ago = time.time() - 60
+    os.utime(beat, (long_ago, long_ago))
+    assert not run.is_alive()
+
+
 def test_a_zombie_is_dead(run: Run) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     try:

@@ -310,8 +310,10 @@ class Run:
             return time.time() - max(last_event, self._last_beat()) < _FOREIGN_SILENCE_SECONDS
         try:
             process = psutil.Process(int(owner["pid"]))
-            # Process numbers are used again: the start time tells whose it is.
+            # Process numbers are used again: the start time tells whose it is. Where the clock was set meanwhile it
+            # is another, and the heartbeat tells.
             same = abs(process.create_time() - float(owner["since"])) < 1
+            same = same or abs(time.time() - self._last_beat()) < 3 * HEARTBEAT_SECONDS
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except (psutil.Error, KeyError, ValueError, TypeError):
             return False

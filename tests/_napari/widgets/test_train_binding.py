@@ -768,6 +768,7 @@ def test_the_window_asks_about_the_runs_that_were_started_in_it(
     made.close()
     assert asking._starts == []
     end(run, "stopped")  # else the window would ask when it is closed
+    window.takeCentralWidget()  # which is let go now; the view is closed by itself
 
 
 def test_the_list_sees_what_others_start(
