@@ -100,7 +100,8 @@ def test_workers_that_are_killed_cost_nothing(
     def kill_one(done: int, total: int) -> None:
         # Each time something was written, until two are dead: their nannies start others.
         with distributed.Client(cluster) as client:
-            pids = set(client.run(os.getpid).values())
+            # The one that was killed last may not have been missed yet: it does not answer.
+            pids = set(client.run(os.getpid, on_error="ignore").values())
         if len(killed) < 2 and done > 0 and pids:
             victim = sorted(pids)[0]
             os.kill(victim, signal.SIGKILL)
