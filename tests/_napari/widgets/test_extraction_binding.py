@@ -78,10 +78,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     runs: list[Run] = []
 
     def launch(run: Run) -> int:
-        runs.append(run)
         run.clear_stop()
         run.claim()
         run.append(RunEvent("started"))
+        runs.append(run)  # last: a test that sees it here goes on with events of its own
         return 0
 
     monkeypatch.setattr(extraction_binding, "launch", launch)
