@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_training.py --minutes 8 --out FOLDER [--presets s1 modern] [--seeds 0 1 2]
     python tests/benchmarks/bench_training.py --steps 6000 --out FOLDER
+    python tests/benchmarks/bench_training.py --steps modern=4800 s1=250 --out FOLDER
     python tests/benchmarks/bench_training.py --runs A B C --out FOLDER
 
 Data: normal lung and adenocarcinoma of LC25000, one group (source tile) in one split; --dataset DS takes another
@@ -146,7 +147,8 @@ def require_trained_so(
     wanted: dict[str, Any] = {k: v for k, v in config.to_json().items() if k not in found_by}
     own = {k: v for k, v in spec["config"].items() if k not in found_by}
     wanted["dataset_digest"], own["dataset_digest"] = dataset_digest, spec.get("dataset_digest")
-    if "minutes" in spec:
+    # In so many steps it is the same training, however their number was found, unless the clock ended it.
+    if "minutes" in spec and (minutes or Run(folder).status().state != "finished"):
         wanted["minutes"], own["minutes"] = minutes, spec["minutes"]
     differing = sorted(k for k in wanted.keys() | own.keys() if wanted.get(k) != own.get(k))
     if differing:
@@ -216,6 +218,25 @@ def rate_of(moments: Sequence[tuple[int, float]]) -> float:
 def steps_within(seconds: float, per_step: float) -> int:
     """Return how many steps of `per_step` seconds fit, at least 1."""
     return max(1, int(seconds / per_step))
+
+
+def steps_by_preset(asked: Sequence[str], presets: Sequence[str]) -> dict[str, int]:
+    """Return the steps of each preset, of `N` for all or of `PRESET=N` for each; none asked for: an empty dict.
+
+    Raises
+    ------
+    ValueError
+        If a preset has no number, or a number no preset.
+    """
+    if not asked:
+        return {}
+    if len(asked) == 1 and asked[0].isdigit():
+        return dict.fromkeys(presets, int(asked[0]))
+    steps = {name: int(n) for name, _, n in (item.partition("=") for item in asked)}
+    if set(steps) != set(presets):
+        msg = f"--steps names {', '.join(steps)}, the presets are {', '.join(presets)}; give N, or PRESET=N for each"
+        raise ValueError(msg)
+    return steps
 
 
 def real_controls(train: Labelled, held_out: Labelled) -> dict[str, Labelled]:
@@ -310,7 +331,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--presets", nargs="+", default=["s1", "modern"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="train each for so long")
-    parser.add_argument("--steps", type=int, help="train each for so many steps")
+    parser.add_argument(
+        "--steps", nargs="+", help="train each for so many steps: N, or PRESET=N for each (on a busy machine)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--train-one", help=argparse.SUPPRESS)
     add_json_option(parser)
@@ -320,6 +343,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.out is None or (not options.runs and bool(options.minutes) == bool(options.steps)):
         parser.error("give --out, and --minutes, --steps or --runs")
+    try:
+        steps = steps_by_preset(options.steps or (), options.presets)
+    except ValueError as error:
+        parser.error(str(error))
     import torch
 
     from napari_histolatent.evaluation.gates import Gates, real_images
@@ -385,7 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
         for seed in options.seeds:
             folder = options.out / f"{name}-seed-{seed}"
             config = preset(name).with_changes(
-                seed=seed, steps=options.steps, device="cpu", size_px=dataset.size_px
+                seed=seed, steps=steps.get(name), device="cpu", size_px=dataset.size_px
             )
             if folder.exists():
                 require_trained_so(folder, config, dataset_digest=dataset.digest, minutes=options.minutes)

@@ -124,6 +124,18 @@ def test_the_cards_say_what_they_have_to(made: ShippedModels) -> None:
     assert "classifier" in (made.folder / "robust_judge" / "MODEL_CARD.md").read_text()
 
 
+def test_no_path_of_the_machine_that_trained_is_shipped(sources: Sources, tmp_path: Path) -> None:
+    newest = latest_checkpoint(sources.run / "checkpoints")
+    trained = Path(shutil.copytree(newest.path, tmp_path / "trained"))
+    facts = json.loads((trained / "checkpoint.json").read_text())
+    facts["config"]["judge"] = "/home/somebody/judge"
+    (trained / "checkpoint.json").write_text(json.dumps(facts))
+    out = sources.ship(tmp_path / "out", run=trained).folder
+    said = [path.read_text() for path in out.rglob("*") if path.suffix in {".json", ".md"}]
+    assert len(said) == 6
+    assert not any("somebody" in text for text in said)
+
+
 def test_the_word_shipped_names_them(made: ShippedModels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "_root", lambda: made.folder)
     assert load_generator("shipped", device="cpu").checkpoint.digest == made.digests["generator"]
