@@ -268,6 +268,135 @@ def test_the_rate_of_steps_leaves_out_the_slow_beginning_and_the_checkpoint(
     assert training.steps_within(0.1, 0.5) == 1
 
 
+@pytest.fixture(scope="module")
+def s1_config() -> Any:
+    """S1's networks, as small as they go, for the patches of `tiny_dataset`."""
+    from napari_histolatent.training import preset
+
+    changes = {"size_px": 32, "batch_size": 4, "base_channels": 4, "z_dim": 6, "device": "cpu"}
+    return preset("s1").with_changes(**changes)
+
+
+@pytest.fixture
+def tiny_patches(tiny_dataset: Path) -> Any:
+    from napari_histolatent.patches import PatchDataset
+
+    return PatchDataset(tiny_dataset)
+
+
+def test_the_training_and_the_plain_loop_take_turns_of_changing_order(
+    script: Callable[[str], Script], s1_config: Any, tiny_patches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_histolatent.training._gan_task import GanTask
+
+    order = ""
+    inner = GanTask.step
+
+    def step(task: GanTask, index: int) -> Any:
+        nonlocal order
+        order += "o"
+        return inner(task, index)
+
+    def plain() -> None:
+        nonlocal order
+        order += "p"
+
+    monkeypatch.setattr(GanTask, "step", step)
+    ours, theirs = script("bench_step").in_turns(s1_config, tiny_patches, plain, pairs=3, steps=2)
+    assert order == "pp" + "oo" + "oopp" + "ppoo" + "oopp"
+    assert len(ours.seconds) == len(theirs) == 3
+    assert all(value > 0 for value in ours.seconds)
+    assert 0 < ours.data_share < 1
+
+
+def test_what_happens_between_stretches_is_in_no_figure(
+    script: Callable[[str], Script], s1_config: Any, tiny_patches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_histolatent.runs import Run
+
+    bench = script("bench_step")
+    now = 0.0
+
+    def between(turn: int) -> None:
+        nonlocal now
+        now += 3600  # the other side's turn
+
+    told: list[dict[str, float]] = []
+    append = Run.append
+    monkeypatch.setattr(bench, "perf_counter", lambda: now)
+    monkeypatch.setattr(Run, "append", lambda run, event: told.append(event.data) or append(run, event))
+    stretches = bench.timed_stretches(s1_config, tiny_patches, steps=2, count=2, between=between)
+    assert stretches.seconds == [0, 0]
+    assert max(data.get("seconds_per_step", 0) for data in told) == 0
+
+
+def test_the_plain_loop_learns_what_the_training_learns(
+    script: Callable[[str], Script], s1_config: Any, tiny_patches: Any
+) -> None:
+    import torch
+
+    from napari_histolatent.training._gan_task import GanTask
+
+    cpu = torch.device("cpu")
+    config = s1_config.with_changes(instance_noise=0.0, learning_rate=1e-9, batch_size=32)
+    plain = script("bench_step").PlainLoop(config, tiny_patches, cpu)
+    ours = GanTask(config, tiny_patches, cpu).step(0)
+    # Of the same first weights, on other patches.
+    assert plain.step() == pytest.approx((float(ours["discriminator"]), float(ours["generator"])), rel=0.02)
+    updates = [
+        int(next(iter(optimizer.state.values()))["step"])
+        for optimizer in (plain.optimizers[0], plain.optimizers[1])
+    ]
+    assert updates == [1, 2], "one of the discriminator, two of the generator"
+    with pytest.raises(SystemExit, match="too few for a batch of 4096"):
+        script("bench_step").PlainLoop(config.with_changes(batch_size=4096), tiny_patches, cpu)
+
+
+def test_the_rewriting_of_transposed_convolutions_is_exact(
+    script: Callable[[str], Script], s1_config: Any
+) -> None:
+    import torch
+
+    from napari_histolatent.models import build_gan
+
+    bench = script("bench_step")
+    generator, _ = build_gan("cdcgan", classes=("a", "b"), size_px=32, **s1_config.network_options)
+    z, y = torch.randn(3, 6), torch.eye(2)[[0, 1, 0]]
+    other = bench.rewritten(generator)
+    assert bench.difference(generator, other, z, y) < 1e-5
+    with torch.no_grad():
+        other.stages[1].weight[0, 0, 0, 0] += 0.1
+    assert bench.difference(generator, other, z, y) > bench.SAME
+    rows, _ = bench.rewriting_part(s1_config, batches=(2,), pairs=2)
+    assert all(value > 0 for value in rows[0][1:4])
+
+
+def test_parts_of_the_step_benchmark_give_rows_of_the_table(
+    script: Callable[[str], Script], s1_config: Any, tiny_patches: Any
+) -> None:
+    bench = script("bench_step")
+    modern = s1_config.with_changes(preset="modern", design="modern")
+    parts = [
+        bench.step_part(s1_config, tiny_patches, pairs=1, steps=1),
+        bench.modern_part(modern, tiny_patches, steps=1, count=2),
+        bench.latency_part((modern, s1_config), tiny_patches.classes),
+        bench.gpu_part(s1_config, tiny_patches, pairs=1, steps=1),  # on the CPU
+    ]
+    rows = [row for rows, _ in parts for row in rows]
+    assert [len(row) for row in rows] == [len(bench.HEADERS)] * 9
+    figures = {row[0]: row[1] for row in rows}
+    assert all(value > 0 for name, value in figures.items() if "memory" not in name), figures
+
+
+def test_operations_are_counted_two_for_each_product(
+    script: Callable[[str], Script], s1_config: Any, tiny_patches: Any
+) -> None:
+    count = script("bench_step").operations_of_step
+    once = count(s1_config.with_changes(generator_steps=1), tiny_patches)
+    assert count(s1_config.with_changes(generator_steps=1, batch_size=8), tiny_patches) == 2 * once
+    assert once < count(s1_config, tiny_patches) < 2 * once
+
+
 def test_presets_are_compared_seed_by_seed(script: Callable[[str], Script]) -> None:
     ratios = script("bench_training").ratios_of_presets
     kid = {("s1", 0): 5.0, ("modern", 0): 0.1, ("s1", 1): 3.0, ("modern", 1): -0.001, ("s1", 2): 1.0}
@@ -373,3 +502,82 @@ def test_a_mosaic_of_real_tiles_holds_held_out_tiles_in_the_regions_of_their_cla
                 assert distance.min() < 2, region.name
                 checked += 1
     assert checked >= 2
+
+
+def test_pca_with_as_many_numbers_as_directions_is_exact(script: Callable[[str], Script]) -> None:
+    import torch
+
+    rng = torch.Generator().manual_seed(0)
+    axes = torch.randn(3, 3 * 4 * 4, generator=rng)
+    images = (torch.randn(40, 3, generator=rng) @ axes).view(-1, 3, 4, 4)
+    pca = script("bench_invert").pca_rmse
+    assert max(pca(images[:30], images[30:], 4)) < 1e-3
+    assert min(pca(images[:30], images[30:], 1)) > 1e-2
+
+
+def test_figures_of_reverse_search_that_are_not_reached_are_told(script: Callable[[str], Script]) -> None:
+    faults_of = script("bench_invert").faults_of
+
+    def row(tiles: str, method: str, rmse: float, z: float, seconds: float, kept: Any = 1.0) -> list[Any]:
+        return [tiles, method, 64, rmse, 20.0, 0.5, 0.3, z, seconds, kept]
+
+    good = [
+        row("generated", "fast", 0.02, 1, 0.1),
+        row("generated", "polished", 0.005, 1, 0.2),
+        row("real", "fast", 0.24, 1, 0.1),
+        row("real", "s1", 0.23, 1.8, 0.7),
+        row("real", "faithful", 0.07, 1, 1.5),
+    ]
+    flips = [["fast", 64, 1.0, 1.0, "-", "-"], ["faithful", 64, 0.9, 0.9, 0.2, 0.1]]
+    assert faults_of(good, flips, 0.213) == []
+    bad = [
+        row("generated", "fast", 0.04, 1, 0.2),
+        row("real", "fast", 0.26, 1.3, 0.2),
+        row("real", "s1", 0.23, 1.8, 0.7),
+        row("real", "faithful", float("nan"), 1, 1.5, 0.5),
+    ]
+    faults = faults_of(bad, [["fast", 64, 0.9, 0.8, "-", "-"]], 0.2)
+    assert [fault.partition(" is ")[0].partition(": ")[2] for fault in faults[:-1]] == [
+        "RMSE",
+        "s/tile",
+        "|z|",
+        "RMSE",
+        "s/tile",
+        "RMSE",
+        "RMSE",
+        "class kept",
+    ]
+    assert faults[-1] == "flips, fast: 0.9, at least 0.95 is asked for"
+
+
+def test_methods_are_measured_on_the_same_tiles(script: Callable[[str], Script], tiny_patches: Any) -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from napari_histolatent.models import build_gan
+
+    bench = script("bench_invert")
+    network, _ = build_gan("cdcgan", classes=("a", "b"), size_px=16, z_dim=4, base_channels=4)
+    network.eval().requires_grad_(False)
+    loaded = SimpleNamespace(network=network, checkpoint=SimpleNamespace(digest="d"))
+    models = bench.Models(loaded, None, {})
+    tiles = bench.generated_tiles(network, 4)
+    assert tiles.weights == [(1.0, 0.0), (0.0, 1.0)] * 2
+    found, seconds = bench.searched(models, tiles, "faithful", steps=2)
+    row = bench.row_of(models, tiles, "real", "faithful", found, seconds)
+    assert len(row) == len(bench.HEADERS)
+    assert row[:3] == ["real", "faithful", 4]
+    same = bench.drawn(models, found)
+    errors = (same - tiles.images).square().mean(dim=(1, 2, 3)).sqrt()
+    assert torch.allclose(errors, torch.tensor([item.rmse for item in found]), atol=1e-3)
+    judge = SimpleNamespace(
+        network=type(
+            "Blind", (), {"classes": ("a", "b"), "__call__": lambda _, x: torch.tensor([[1.0, 0]] * len(x))}
+        )()
+    )
+    flips = bench.flips(bench.Models(loaded, None, {"colour": judge}), tiles, {"fast": found})
+    assert [len(row) for row in flips] == [len(bench.FLIP_HEADERS)] * 2
+    assert flips[0] == ["fast", 4, 0.5, 0.0, "-", "-"], (
+        "all that should be a are called so, none that should be b"
+    )

@@ -8,6 +8,8 @@ import math
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from napari_histolatent._files import digest_of_file
 from napari_histolatent._pictures import open_picture, save_picture
 from napari_histolatent.annotations import Annotations, Region, read_annotations, write_annotations
 from napari_histolatent.cli import app, run_command
+from napari_histolatent.jobs.follow import new_training
 from napari_histolatent.jobs.kinds import KINDS
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
@@ -360,6 +363,115 @@ def test_an_interrupted_training_is_stopped_and_can_be_resumed(
     assert report["checkpoint"] == str(path / "checkpoints" / f"step-{steps:08d}")
     again = run("resume", path)
     assert "has finished; there is nothing to resume" in again.refusal
+
+
+def interrupt_here() -> None:
+    """As Ctrl-C does; what runs now may hold it back."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_while_a_run_is_made_leaves_none(
+    run: Callable[..., Outcome], folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path
+) -> None:
+    make = new_training
+
+    def interrupted(*arguments: Any) -> Run:
+        made = make(*arguments)
+        interrupt_here()
+        assert made.path.exists(), "it waits until the run is made"
+        return made
+
+    monkeypatch.setattr("napari_histolatent.jobs.follow.new_training", interrupted)
+    monkeypatch.setattr("napari_histolatent.runs.launch", lambda _: pytest.fail("nothing may be started"))
+    before = signal.getsignal(signal.SIGINT)
+    outcome = run("train", tiny_dataset, "--preset", "demo", "--out", folder / "run")
+    assert (outcome.code, outcome.out) == (130, "")
+    assert "Traceback" not in outcome.err
+    assert list(folder.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is before
+    assert run("runs", "--json").report == {"runs": []}
+
+
+def test_ctrl_c_while_a_run_is_started_stops_it(
+    run: Callable[..., Outcome], folder: Path, monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path
+) -> None:
+    def start(made: Run) -> None:
+        interrupt_here()
+        made.append(RunEvent("stopped", 0, 9))
+
+    monkeypatch.setattr("napari_histolatent.runs.launch", start)
+    path = folder / "run"
+    for detach in ([], ["--detach"]):
+        outcome = run("train", tiny_dataset, "--preset", "demo", "--out", path, *detach)
+        assert outcome.code == 130
+        assert f"go on with: histolatent resume {path}" in outcome.err
+        assert Run(path).stop_requested
+        shutil.rmtree(path)
+
+
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'napari_histolatent.cli._app': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted)\n"
+        "from napari_histolatent.cli import main\n"
+        "main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (None, "was never started, and there is nothing to stop; start it with `histolatent resume "),
+        (
+            "failed",
+            "has failed at step 3, and there is nothing left to stop; go on with `histolatent resume ",
+        ),
+        ("progress", "was killed at step 3, and there is nothing left to stop; go on with "),
+    ],
+)
+def test_a_run_that_has_nothing_to_stop_and_did_not_end_well_is_2(
+    run: Callable[..., Outcome], folder: Path, last: str | None, words: str
+) -> None:
+    made = Run.create(folder / "run", kind="train", spec={})
+    if last:
+        made.append(RunEvent(last, step=3, steps=9))
+        (made.path / "owner.json").write_text(
+            json.dumps({"pid": 2**22 + 1, "host": socket.gethostname(), "since": 1.0})
+        )
+    outcome = run("stop", made.path, "--json")
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.report["state"] == {None: "new", "progress": "interrupted"}.get(last, last)
+    assert not made.stop_requested
+
+
+@pytest.mark.parametrize("last", ["finished", "stopped"])
+def test_a_run_that_has_ended_well_is_0_to_stop(run: Callable[..., Outcome], folder: Path, last: str) -> None:
+    made = Run.create(folder / "run", kind="train", spec={})
+    made.append(RunEvent(last, step=9, steps=9))
+    outcome = run("stop", made.path, "--json")
+    assert (outcome.code, outcome.err, outcome.report["state"]) == (0, "", last)
+
+
+def test_a_kid_without_a_judge_is_not_shown_as_a_judges(run: Callable[..., Outcome], folder: Path) -> None:
+    runs = [Run.create(folder / name, kind="train", spec={}) for name in ("alone", "judged")]
+    alone = {"kid": 0.25, "kid_random": 0.25, "kid_space": "random", "kid_features": "r"}
+    judged = {"kid": 0.125, "kid_random": 0.25, "kid_space": "judge", "kid_features": "j"}
+    for made, metrics in zip(runs, (alone, judged), strict=True):
+        made.append(RunEvent("finished", 9, 9, data={"metrics": metrics}))
+    assert [run("stop", made.path, "--json").report["kid_space"] for made in runs] == ["random", "judge"]
+    assert "kid_random 0.25" in run("stop", runs[0].path).out
+    assert "kid 0" not in run("stop", runs[0].path).out
+    assert "kid 0.125" in run("stop", runs[1].path).out
+    compared = run("runs", "--compare", *(made.path for made in runs)).out
+    assert re.search(r"^kid_space +random +judge$", compared, re.MULTILINE)
+    assert "Their KIDs are measured in the features of different networks" in compared
 
 
 def test_why_a_run_failed_is_said_when_asked_later(run: Callable[..., Outcome], folder: Path) -> None:
@@ -1310,6 +1422,18 @@ def test_a_device_that_is_not_there(
         ),
         (["train", "DATASET", "--out", "OUT", "--steps", 0], "steps has to be at least 1"),
         (["classifier", "train", "DATASET", "--out", "OUT", "--network", "cat"], "no classifier named 'cat'"),
+        (
+            ["classifier", "train", "DATASET", "--out", "OUT", "--fine-tune"],
+            "learns in all its layers anyway",
+        ),
+        (["classifier", "train", "DATASET", "--out", "OUT", "--weights", "TILE"], "cannot start from "),
+        (
+            ["classifier", "train", "DATASET", "--out", "OUT", "--weights-sha256", "ab"],
+            "but no file of weights",
+        ),
+        (["train", "DATASET", "--out", "OUT", "--size", 24], "The modern design draws squares of 16, 32"),
+        (["train", "DATASET", "--out", "OUT", "--batch-size", 10**9], "batch_size has to be at most 65536"),
+        (["train", "DATASET", "--out", "OUT", "--set", "judge=GAN"], "The judge GAN cannot be used"),
         (["resume", "nowhere"], "nowhere is not a run folder"),
         (["resume", "GAN", "--steps", 20], "has done 20 steps already; give more --steps than that, not 20"),
         (["fork", "nowhere", "--out", "OUT"], "nowhere is not a run folder"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from napari_histolatent import errors
-from napari_histolatent.errors import UserError, writing_to
+from napari_histolatent.errors import UserError, passing_through, writing_to
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,19 @@ def test_nothing_happens_when_nothing_fails(tmp_path: Path) -> None:
     with writing_to(tmp_path):
         (tmp_path / "a").write_text("written")
     assert (tmp_path / "a").read_text() == "written"
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(errno.ECONNRESET, "gone"), PermissionError("theirs")])
+def test_a_callers_own_errors_pass_unchanged_and_the_folders_do_not(error: OSError) -> None:
+    def callback(done: int, *, of: int) -> int:
+        if done == of:
+            raise error
+        return done + of
+
+    with writing_to(Path("inner")), writing_to(Path("outer")):
+        assert passing_through(callback)(1, of=2) == 3
+    with pytest.raises(type(error)) as caught, writing_to(Path("outer")), writing_to(Path("inner")):
+        passing_through(callback)(2, of=2)
+    assert caught.value is error
+    with pytest.raises(UserError, match="Cannot write to out"), writing_to(Path("out")):
+        raise OSError(errno.ENOSPC, "full")

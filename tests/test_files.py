@@ -2,15 +2,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import re
+import reprlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from napari_histolatent._files import (
+    DamagedJsonError,
     data_folder,
     digest_of,
     digest_of_file,
+    json_field,
+    read_json_object,
     replacing,
     write_json,
     write_text,
@@ -139,3 +146,116 @@ def test_the_data_folder_is_else_the_users_own(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_test_writes_into_the_users_own_folder(user_data_dir: Path) -> None:
     assert data_folder() == user_data_dir
+
+
+# JSON that anybody may have written
+
+
+def test_an_object_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    value = {"µ": [1, -2.5, None, True, "\U0001f52c"], "least": -(2**63), "most": 2**64 - 1, "in": {"in": {}}}
+    write_json(tmp_path / "a.json", value)
+    assert read_json_object(tmp_path / "a.json") == value
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "cannot be parsed"),
+        ('{"a": 1', "cannot be parsed"),
+        ('\ufeff{"a": 1}', "cannot be parsed"),
+        (b'{"a": "\xff"}', "is not UTF-8 text"),
+        ('{"a": "\\ud800"}', "holds text that is not Unicode"),
+        ('{"\\uDFFF": 1}', "holds text that is not Unicode"),
+        ("[]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+        ("3", "holds no JSON object"),
+        ('{"a": NaN}', "holds NaN, which is not JSON"),
+        ('{"a": [-Infinity]}', "holds -Infinity, which is not JSON"),
+        ('{"a": 1e999}', "holds a number that is too large"),
+        (f'{{"a": {2**64}}}', "holds a number that is too large"),
+        ('{"a": -' + "1" * 10_000 + "}", "holds a number that is too large"),
+        (nested(65), "is nested too deeply"),
+        (nested(100_000), "is nested too deeply"),
+        ("[" * 100_000, "is nested too deeply"),
+        (f'{{"a": "{"b" * 2**20}"}}', "is larger than 1 MB"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_what_is_no_sound_object_is_refused_and_said_why(
+    tmp_path: Path, content: str | bytes, why: str
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DamagedJsonError) as caught:
+        read_json_object(file, max_bytes=2**20)
+    assert str(caught.value) == why
+
+
+def test_as_deep_and_as_large_as_allowed(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(nested(64))
+    assert read_json_object(file, max_bytes=file.stat().st_size)
+    file.write_text('{"a": [' + "[], " * 999 + "[]]}")  # many brackets, none of them deep
+    assert len(read_json_object(file)["a"]) == 1000
+
+
+def test_a_file_that_is_none_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for name, why in (
+        ("pipe", "is not a file"),
+        ("folder", "is not a file"),
+        ("nowhere", "is missing"),
+        ("file/a.json", "is missing"),
+        ("nul\0l", "is missing"),
+        ("x" * 300, "cannot be read: File name too long"),
+    ):
+        with pytest.raises(DamagedJsonError, match=f"^{why}$"):
+            read_json_object(tmp_path / name)
+
+
+def test_a_field_is_of_the_type_that_is_meant() -> None:
+    values = {"n": 3, "x": 0.5, "yes": True, "s": "3", "l": [1], "d": {"a": 1}}
+    assert json_field(values, "n", int, least=3, most=3) == 3
+    assert json_field(values, "x", float, least=0) == 0.5
+    assert type(json_field(values, "n", float)) is float
+    assert json_field(values, "yes", bool) is True
+    assert (json_field(values, "s", str), json_field(values, "l", list)) == ("3", [1])
+    assert json_field(values, "d", dict) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("3", int),
+        (3.0, int),
+        (True, int),
+        (False, float),
+        (None, float),
+        ("x", float),
+        (math.nan, float),
+        (math.inf, float),
+        (10**400, float),
+        (-1, int),
+        (11.0, float),
+        (3, str),
+        (None, str),
+        ([], dict),
+        ({}, list),
+        ("ab", list),
+        (1, bool),
+    ],
+)
+def test_a_field_of_another_type_or_size_is_refused_by_name(value: Any, kind: type) -> None:
+    with pytest.raises(ValueError, match=rf"^'n' \({re.escape(reprlib.repr(value))}\)$"):
+        json_field({"n": value}, "n", kind, least=0, most=10)
+
+
+def test_a_field_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^'n'$"):
+        json_field({"m": 1}, "n", int)

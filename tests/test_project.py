@@ -47,7 +47,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         "import napari_histolatent",
         "from napari_histolatent import Run, UserError, open_slide, read_annotations, PatchDataset",
-        "import napari_histolatent.cli, napari_histolatent.jobs.follow, napari_histolatent.jobs.kinds",
+        "import napari_histolatent.cli._app, napari_histolatent.jobs.follow, napari_histolatent.jobs.kinds",
     ],
 )
 def test_an_import_brings_neither_torch_nor_qt_nor_napari(statement: str) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_IS_CALLERS = "_histolatent_is_callers"
+"""Mark on an error that a callback of the caller's raised."""
 
 
 class UserError(Exception):
@@ -43,6 +49,8 @@ class CheckpointError(UserError):
 def writing_to(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals while writing to `folder` into a sentence with the remedy.
 
+    What a callback raises goes through as it is: see `passing_through`.
+
     Raises
     ------
     UserError
@@ -51,6 +59,8 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if getattr(error, _IS_CALLERS, False):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason, remedy = "it is read-only", "choose an output folder you may write to"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -65,3 +75,20 @@ def writing_to(folder: Path) -> Iterator[None]:
             reason, remedy = "the system refused", "choose another output folder"
         msg = f"Cannot write to {folder}: {reason} ({error.strerror or error}); {remedy}."
         raise UserError(msg) from error
+
+
+def passing_through(callback: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return a callback of the caller's whose own OSErrors `writing_to` leaves as they are.
+
+    What a caller does in a callback (a window that is gone, a connection that was lost) is no fault of the folder
+    that is written meanwhile.
+    """
+
+    def call(*args: _P.args, **options: _P.kwargs) -> _R:
+        try:
+            return callback(*args, **options)
+        except OSError as error:
+            setattr(error, _IS_CALLERS, True)
+            raise
+
+    return call

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QWidget
 
+from napari_histolatent._napari import _docks
 from napari_histolatent._napari._docks import EditDock, PatchesDock, TrainDock
 from napari_histolatent._napari._layers import slide_layer
 from napari_histolatent._napari._session import session_of
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from tests._napari.conftest import Trained
 
 ROOT = Path(__file__).parents[2]
+WIDGETS = "napari_histolatent._napari.widgets"
 DOCKS = {"Patches": PatchesDock, "Train": TrainDock, "Edit": EditDock}
 ENDLESS = GAN.with_changes(steps=1_000_000, checkpoint_every=500_000, log_every=10)
 
@@ -70,6 +77,46 @@ def test_a_dock_is_a_view_with_its_binding(qtbot: Any, proxy: Any, name: str) ->
     qtbot.addWidget(dock)
     assert dock.binding is not None
     assert dock.widget().layout().count() > 1
+
+
+OPENED = """
+import sys
+from napari.components import ViewerModel
+from qtpy.QtWidgets import QApplication
+app = QApplication([])
+from napari_histolatent._napari._docks import SlideDock
+dock = SlideDock(ViewerModel())
+print(*(name for name in sys.modules if name.startswith("napari_histolatent.")))
+dock.binding.close()
+"""
+
+
+def test_a_dock_that_is_opened_loads_no_other() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert "napari_histolatent._napari.widgets.slide_view" in loaded
+    others = ("train", "run_", "edit_", "regions_", "patches_", "patch_")
+    assert not [name for name in loaded if name.startswith(tuple(f"{WIDGETS}.{other}" for other in others))]
+    assert not [
+        name for name in loaded if name.startswith(("napari_histolatent.training", "napari_histolatent.jobs"))
+    ]
+
+
+def test_there_are_the_docks_of_the_manifest_and_no_others() -> None:
+    names = re.findall(r"_docks:(\w+)", (ROOT / "napari.yaml").read_text(encoding="utf-8"))
+    assert len(names) == 5
+    for name in names:
+        assert issubclass(getattr(_docks, name), QWidget)
+    with pytest.raises(AttributeError, match="no attribute 'OtherDock'"):
+        _docks.__getattr__("OtherDock")
 
 
 @pytest.mark.gui

@@ -222,3 +222,43 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused_before_anything_is_made(
     if settings.get("classes"):
         without = GAN.with_changes(network="dcgan")
         assert new_training(dataset, tmp_path / "run", without).status().state == "new"
+
+
+@pytest.mark.parametrize("steps", [None, 9])
+def test_a_run_whose_data_are_not_what_they_were_is_not_started(
+    own: Run, tmp_path: Path, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, steps: int | None
+) -> None:
+    monkeypatch.setattr(follow, "launch", lambda _: pytest.fail("nothing may be started"))
+    own.append(RunEvent("stopped", 4, 4))
+    before = (own.path / "run.json").read_bytes()
+    own.spec["dataset"] = str(view_of(tiny_dataset, tmp_path / "new", digest="e" * 64))
+    with pytest.raises(DatasetError, match=r"is not what .* learnt from .*histolatent fork .*\.$"):
+        resume(own, steps=steps)
+    own.spec["dataset"] = str(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"The dataset of .* is gone \(.*gone\); bring it back"):
+        resume(own, steps=steps)
+    own.spec |= {"dataset": str(tiny_dataset), "config": own.spec["config"] | {"device": "cuda:99"}}
+    with pytest.raises(UserError, match="cuda:99"):
+        resume(own, steps=steps)
+    assert (own.path / "run.json").read_bytes() == before
+    assert own.status().state == "stopped"
+
+
+def test_a_finished_run_says_so_whatever_became_of_its_data(own: Run, tmp_path: Path) -> None:
+    own.spec["dataset"] = str(tmp_path / "gone")
+    with pytest.raises(RunError, match="has finished; there is nothing to resume"):
+        resume(own)
+
+
+def test_a_classifier_has_no_best_checkpoint_to_fork(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "judge", kind="classifier", spec={"config": CLASSIFIER.to_json()})
+    refused("lowest KID, which generators have", RunError, run, tmp_path / "x", best=True)
+
+
+def test_what_would_fail_in_the_process_is_refused_before_a_folder_is_made(
+    tiny_dataset: Path, tmp_path: Path
+) -> None:
+    config = GAN.with_changes(judge=str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match=r"The judge .* cannot be used"):
+        new_training(tiny_dataset, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()

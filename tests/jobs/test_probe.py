@@ -41,6 +41,7 @@ def test_it_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_are_timed_and_scaled(
     tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from napari_histolatent.training import beside_steps
     from napari_histolatent.training import probe as steps
 
     asked: list[str] = []
@@ -51,12 +52,16 @@ def test_steps_are_timed_and_scaled(
         return json.loads(capsys.readouterr().out)["found"]
 
     monkeypatch.setattr(steps, "_MOST_STEPS", 3)
+    monkeypatch.setattr(beside_steps, "_ENCODER_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_ask", in_this_process)
-    found = probe.estimate(tiny_dataset, TINY)
+    found = probe.estimate(tiny_dataset, TINY.with_changes(encoder_steps=50))
     assert found is not None
     assert asked == ["gan"]
     assert found.device == "cpu"
-    assert found.seconds == pytest.approx(1000 * found.seconds_per_step)
+    assert found.measuring_seconds > 0
+    assert found.encoder_seconds > 0
+    beside = found.measuring_seconds + found.encoder_seconds
+    assert found.seconds == pytest.approx(1000 * found.seconds_per_step + beside)
     assert found.images_per_second == pytest.approx(4 / found.seconds_per_step)
     assert found.memory_bytes > 50e6, "a process with torch takes at least that"
 
@@ -128,3 +133,25 @@ def test_the_processor_is_always_there(capsys: pytest.CaptureFixture[str]) -> No
     assert last.memory_bytes
     assert last.free_bytes
     assert last.free_bytes <= last.memory_bytes
+
+
+def test_measurements_are_counted_once_each() -> None:
+    def seconds(**changes: int) -> float:
+        config = TINY.with_changes(**changes)
+        return probe.measuring_seconds(config, seconds_per_measurement=1.0, seconds_per_checkpoint=100.0)
+
+    assert seconds(steps=1000, checkpoint_every=500, metrics_every=500) == 200
+    assert seconds(steps=1000, checkpoint_every=500, metrics_every=100) == 200 + 8
+    assert seconds(steps=1001, checkpoint_every=500, metrics_every=300) == 300 + 3
+    assert seconds(steps=100, checkpoint_every=500, metrics_every=0) == 100
+    classifier = ClassifierConfig(steps=1200, checkpoint_every=300)
+    found = probe.measuring_seconds(classifier, seconds_per_measurement=0.0, seconds_per_checkpoint=2.0)
+    assert found == 8
+
+
+def test_what_cannot_be_trained_is_said_before_a_process_is_started(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_ask", lambda *_: pytest.fail("no process is needed to know"))
+    with pytest.raises(UserError, match="The judge nowhere cannot be used"):
+        probe.estimate(tiny_dataset, TINY.with_changes(judge="nowhere"))

@@ -8,9 +8,15 @@ import pytest
 import torch
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.models import CLASSIFIERS, GENERATORS, build_classifier, build_gan
+from napari_histolatent.models import (
+    CLASSIFIERS,
+    GENERATORS,
+    build_classifier,
+    build_encoder,
+    build_gan,
+)
 from napari_histolatent.models._dcgan_family import DESIGNS
-from napari_histolatent.models._registry import WITHOUT_CLASSES
+from napari_histolatent.models._registry import LARGEST, MOST_CLASSES, WITHOUT_CLASSES
 from napari_histolatent.models.priors import PRIORS
 from napari_histolatent.models.protocols import Classifier, Discriminator, Generator
 
@@ -115,3 +121,45 @@ def test_an_unknown_name_is_refused(
     sentence = f"There is no {what} named '{name}'; choose one of {', '.join(names)}."
     with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         build(name, classes=CLASSES, size_px=16)
+
+
+def builder(name: str) -> Callable[..., object]:
+    """Return what builds a network of a kind, of the least there has to be said."""
+    if name == "encoder":
+        return lambda **given: build_encoder(
+            "convnet", **{"classes": CLASSES, "size_px": 16, "z_dim": 4} | given
+        )
+    if name == "classifier":
+        return lambda **given: build_classifier("convnet", **{"classes": CLASSES, "size_px": 16} | given)
+    return lambda **given: build_gan("cdcgan", **{"classes": CLASSES, "size_px": 16} | given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in ("gan", "classifier", "encoder")
+        for name in LARGEST
+        if (kind, name) != ("classifier", "z_dim")
+    ],
+)
+@pytest.mark.parametrize("factor", [2, 10**6])
+def test_what_only_takes_memory_is_refused(kind: str, name: str, factor: int) -> None:
+    value = LARGEST[name] * factor
+    sentence = rf"^{name} has to be at most {LARGEST[name]}, not {value}; choose a smaller network\.$"
+    with pytest.raises(UserError, match=sentence):
+        builder(kind)(**{name: value})
+
+
+@pytest.mark.parametrize("kind", ["gan", "classifier", "encoder"])
+def test_too_many_classes_are_refused(kind: str) -> None:
+    classes = [str(i) for i in range(MOST_CLASSES + 1)]
+    with pytest.raises(UserError, match=r"^A network has at most 1000 classes, not 1001; choose fewer\.$"):
+        builder(kind)(classes=classes)
+    with torch.device("meta"):
+        assert builder(kind)(classes=classes[1:])
+
+
+def test_a_classifier_without_classes_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^The classifier convnet needs classes, and there are none; "):
+        build_classifier("convnet", classes=(), size_px=16)

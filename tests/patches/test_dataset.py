@@ -137,11 +137,21 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path, exists: bool) -> None:
         PatchDataset(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"format_version": 1', b"\xff\xfe\x00broken"])
-def test_settings_that_cannot_be_parsed(copied: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "cannot be parsed"),
+        (b'{"format_version": 1', "cannot be parsed"),
+        (b"\xff\xfe\x00broken", "is not UTF-8 text"),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "is nested too deeply"),
+        (b'{"format_version": 1e999}', "too large"),
+        *((content, "holds no JSON object") for content in (b"[]", b"3", b"null", b'"text"')),
+    ],
+)
+def test_settings_that_cannot_be_parsed(copied: Path, content: bytes, why: str) -> None:
     (copied / "dataset.json").write_bytes(content)
     with pytest.raises(
-        DatasetError, match=r"is not a patch dataset \(dataset\.json cannot be parsed\); make one"
+        DatasetError, match=rf"is not a patch dataset \(dataset\.json .*{why}.*\); make one"
     ):
         PatchDataset(copied)
 
@@ -153,9 +163,8 @@ def test_another_version(copied: Path, version: Any, shown: str) -> None:
         PatchDataset(copied)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "null", '"text"', "{}"])
-def test_json_that_is_no_settings(copied: Path, content: str) -> None:
-    (copied / "dataset.json").write_text(content)
+def test_json_that_is_no_settings(copied: Path) -> None:
+    (copied / "dataset.json").write_text("{}")
     with pytest.raises(DatasetError, match="has dataset format None, this version reads 2"):
         PatchDataset(copied)
 

@@ -312,6 +312,17 @@ def test_pixels_splits_and_labels_each_count_in_the_digest(
     assert other != digest
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_the_callers_own_does_not_blame_the_disk(
+    source: SlideSource, tmp_path: Path, workers: int
+) -> None:
+    def gone(*_: int) -> None:
+        raise ConnectionResetError("whoever listened is gone")
+
+    with pytest.raises(ConnectionResetError):
+        extract([source], tmp_path / "out", recipe=RECIPE, workers=workers, on_progress=gone)
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_progress_is_told_up_to_the_last_patch(source: SlideSource, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []

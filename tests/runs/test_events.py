@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -117,7 +118,24 @@ def test_a_metric_that_is_no_number_is_null_too(file: Path, value: float) -> Non
         '{"kind": "progress", "step": 1e999}',
         '{"kind": "progress", "time": ' + "1" * 400 + "}",
         "[" * 50_000,
+        '{"kind": "progress", "step": "3"}',
+        '{"kind": "progress", "step": true}',
+        '{"kind": "progress", "step": 1.5}',
+        '{"kind": "progress", "step": -1}',
+        '{"kind": "progress", "step": 2147483648}',
+        '{"kind": "progress", "steps": ' + "9" * 10_000 + "}",
+        '{"kind": "progress", "losses": {"generator": "0.5"}}',
+        '{"kind": "progress", "losses": {"generator": NaN}}',
+        '{"kind": "progress", "losses": {"generator": 1e999}}',
+        '{"kind": "progress", "message": ["no"]}',
+        '{"kind": "progress", "message": "\\ud800"}',
+        '{"kind": "progress", "time": NaN}',
+        '{"kind": "progress", "time": -1}',
+        '{"kind": "progress", "time": null}',
+        '{"kind": "progress", "data": ' + '{"a": ' * 500 + "1" + "}" * 501,
+        '{"kind": "progress", "message": "' + "a" * 2**24 + '"}',
     ],
+    ids=lambda line: line[:60],
 )
 def test_lines_of_other_programs_are_passed_over(file: Path, line: str) -> None:
     append_event(file, event(1))
@@ -133,3 +151,46 @@ def test_bytes_that_are_no_text_are_passed_over(file: Path) -> None:
         handle.write(b"\xff\xfe\x00\n")
     append_event(file, event(2))
     assert [v.step for v in read_events(file)[0]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        {"metrics": "good"},
+        {"metrics": [0.5]},
+        {"report": 3},
+        {"judges": ["a"]},
+        {"sample": {"path": "a.png"}},
+        {"checkpoint": 3},
+        {"device": ["cpu"]},
+        {"images_per_second": "90"},
+        {"images_per_second": True},
+        {"seconds_per_step": [1]},
+        {"patches_per_second": {}},
+    ],
+    ids=lambda garbled: next(iter(garbled)),
+)
+def test_of_data_only_what_is_garbled_is_left_out(file: Path, garbled: dict[str, Any]) -> None:
+    append_event(file, RunEvent("progress", 1, 9, data={"mine": [1], **garbled}))
+    (read,), _ = read_events(file)
+    assert (read.step, read.data) == (1, {"mine": [1]})
+
+
+def test_data_of_the_right_types_are_passed_on(file: Path) -> None:
+    data = {
+        "metrics": {"kid": None, "warnings": ["low"]},
+        "checkpoint": "checkpoints/step-00000001",
+        "images_per_second": 90,
+        "seconds_per_step": 0.5,
+        "best": None,
+    }
+    append_event(file, RunEvent("progress", 1, 9, data=data))
+    assert read_events(file)[0][0].data == data
+
+
+def test_what_is_no_file_has_no_events_and_is_not_waited_for(file: Path) -> None:
+    os.mkfifo(file)
+    assert read_events(file) == ([], 0)
+    file.unlink()
+    file.mkdir()
+    assert read_events(file, 5) == ([], 5)

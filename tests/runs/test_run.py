@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from napari_histolatent._files import data_folder
 from napari_histolatent.errors import RunError, UserError
 from napari_histolatent.runs import ENDED, Run, RunEvent, known_runs, launch
 from napari_histolatent.runs import _launch as launching
@@ -127,9 +128,12 @@ def test_a_file_in_the_way_is_refused(folder: Path, name: str) -> None:
     [
         (None, "run.json is missing"),
         ('{"format_version": 1, "id"', "run.json cannot be parsed"),
-        ("[]", "run format None"),
+        ("[]", "(run.json holds no JSON object)"),
+        ("[" * 100_000, "(run.json is nested too deeply)"),
+        ('{"format_version": NaN}', "(run.json holds NaN, which is not JSON)"),
         ('{"id": "1"}', "run format None"),
         ('{"format_version": 99}', "run format 99, this version reads 1; update"),
+        ('{"format_version": "' + "1" * 9999 + '"}', "has run format '1"),
         ('{"format_version": 1}', "run.json"),
         ('{"format_version": 1, "id": "1", "kind": "train", "spec": {}, "created": "noon"}', "run.json"),
     ],
@@ -141,6 +145,41 @@ def test_what_is_no_run_is_refused(folder: Path, text: str | None, words: str) -
         Run(folder)
     assert words in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": 7},
+        {"kind": ["train"]},
+        {"kind": None},
+        {"spec": [["config", 1]]},
+        {"created": "5"},
+        {"created": -1},
+        {"created": True},
+        {"spec": {"config": []}},
+        {"spec": {"config": "modern"}},
+        {"spec": {"dataset": ["lung"]}},
+        {"spec": {"out": 3}},
+        {"spec": {"forked_from": "run"}},
+        {"spec": {"config": {"network": 3}}},
+        {"spec": {"config": {"preset": {}}}},
+        {"spec": {"config": {"steps": "many"}}},
+    ],
+    ids=str,
+)
+def test_a_run_with_fields_of_other_types_is_refused(run: Run, changes: dict[str, Any]) -> None:
+    described = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(described | changes))
+    with pytest.raises(
+        RunError, match=r"run\.json lacks or garbles '\w+' \(.+\); choose another run folder\.$"
+    ):
+        Run(run.path)
+
+
+def test_what_was_not_said_is_no_damage(folder: Path) -> None:
+    spec = {"config": None, "dataset": None, "forked_from": None}
+    assert Run.create(folder / "run", kind="train", spec=spec).spec == spec
 
 
 def test_a_list_that_cannot_be_written_is_not_blamed_on_the_run(
@@ -263,16 +302,38 @@ def test_a_zombie_is_dead(run: Run) -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": 1', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"pid": 1', "{}", "[" * 50_000, '{"pid": NaN}', " " * 2**17 + "{}"],
+    ids=lambda text: text[:9],
+)
 def test_an_owner_that_cannot_be_read_is_none(run: Run, text: str) -> None:
     (run.path / "owner.json").write_text(text)
     assert not run.is_alive()
 
 
-@pytest.mark.parametrize("changes", [{"pid": "one"}, {"pid": -4}, {"since": None}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pid": "one"},
+        {"pid": -4},
+        {"since": None},
+        {"pid": [1]},
+        {"pid": 2**62},
+        {"pid": 10**30},
+        {"pid": 1e300},
+        {"pid": True},
+        {"host": []},
+        {"host": None},
+        {"since": "now"},
+    ],
+    ids=str,
+)
 def test_an_owner_that_makes_no_sense_is_dead(run: Run, changes: dict[str, Any]) -> None:
     own(run, **changes)
     assert not run.is_alive()
+    run.append(RunEvent("progress", 3, 10))
+    assert run.status().state == "interrupted"
 
 
 @pytest.mark.parametrize(("age", "state"), [(5, "running"), (100, "running"), (200, "interrupted")])
@@ -289,6 +350,25 @@ def test_a_run_of_another_host_lives_as_long_as_its_heart_beats(run: Run, age: f
     (run.path / "heartbeat").touch()
     os.utime(run.path / "heartbeat", (time.time() - age, time.time() - age))
     assert run.status().state == state
+
+
+@pytest.mark.parametrize("ahead", [60, 100])
+def test_a_clock_of_another_host_may_be_ahead_by_a_minute(run: Run, ahead: float) -> None:
+    own(run, host="elsewhere", pid=1)
+    run.append(RunEvent("progress", 3, 10, time=time.time() + ahead))
+    assert run.status().state == "running"
+
+
+def test_a_sign_from_the_future_is_none_of_life(run: Run) -> None:
+    # BUG: such a run could not be resumed before its own time had come.
+    own(run, host="elsewhere", pid=1)
+    beat, future = run.path / "heartbeat", time.time() + 86_400
+    run.append(RunEvent("progress", 3, 10, time=future))
+    beat.touch()
+    os.utime(beat, (future, future))
+    assert run.status().state == "interrupted"
+    beat.touch()  # one that is true counts, whatever the event says
+    assert run.status().state == "running"
 
 
 @pytest.mark.parametrize("kind", ["stopped", "finished", "failed"])
@@ -403,6 +483,14 @@ def test_the_newest_run_comes_first_and_deleted_folders_are_forgotten(folder: Pa
     (folder / "b").mkdir()
     (folder / "b" / "run.json").write_text("made by hand")
     assert folder / "b" not in known_runs()  # it was forgotten, not hidden
+
+
+def test_an_entry_that_is_damaged_costs_no_other_its_place(folder: Path) -> None:
+    made = Run.create(folder / "run", kind="train", spec={})
+    entries = data_folder() / "runs"
+    for i, content in enumerate((b"", b"\xff\xfe", b"/nul\0l", b"run", b"/" + b"x" * 5000)):
+        (entries / f"{i}.path").write_bytes(content)
+    assert known_runs() == [made.path]
 
 
 def test_no_run_yet_is_an_empty_list() -> None:

@@ -270,3 +270,15 @@ def test_a_real_dataset(tiny_dataset: Path) -> None:
     assert facts.slides == 1
     assert facts.patients is None
     assert facts.split_by == dataset.settings["split_by"]
+
+
+def test_a_kid_without_a_judge_claims_none() -> None:
+    alone = {"kid": 0.25, "kid_random": 0.25, "kid_space": "random"}
+    meaning = table(section(card_of(checkpoint_of(metrics=alone)), "Metrics"))["kid"][1]
+    assert "there was no judge" in meaning
+    judged = {"kid": 0.125, "kid_random": 0.25, "kid_space": "judge"}
+    meaning = table(section(card_of(checkpoint_of(metrics=judged)), "Metrics"))["kid"][1]
+    assert "in the judge's features" in meaning
+    text = section(card_of(judges={"random": "c3" * 32}), "Metrics")
+    assert "| network | digest |" in text
+    assert "judge" not in text

@@ -245,8 +245,20 @@ def test_no_checkpoint_yet(tmp_path: Path, made: bool) -> None:
         latest_checkpoint(folder)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "\xff\xfe", '{"format_version": 1'])
-def test_facts_that_are_missing_or_broken(saved: Checkpoint, content: str | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "is missing"),
+        ("", "cannot be parsed"),
+        ("{", "cannot be parsed"),
+        ("\xff\xfe", "is not UTF-8 text"),
+        ('{"format_version": 1', "cannot be parsed"),
+        ('{"step": 1e999}', "holds a number that is too large"),
+        ("[" * 50_000, "is nested too deeply"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_facts_that_are_missing_or_broken(saved: Checkpoint, content: str | None, why: str) -> None:
     file = saved.path / "checkpoint.json"
     if content is None:
         file.unlink()
@@ -254,7 +266,7 @@ def test_facts_that_are_missing_or_broken(saved: Checkpoint, content: str | None
         file.write_bytes(content.encode("latin-1"))
     with pytest.raises(
         CheckpointError,
-        match=r"step-00000003 is not a checkpoint \(checkpoint\.json is missing or broken\); choose",
+        match=rf"step-00000003 is not a checkpoint \(checkpoint\.json {why}\); choose",
     ):
         Checkpoint.open(saved.path)
 
@@ -272,18 +284,44 @@ def test_another_format_version_is_refused(saved: Checkpoint, version: object) -
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"gan"'])
 def test_json_of_another_kind_is_refused(saved: Checkpoint, content: str) -> None:
     (saved.path / "checkpoint.json").write_text(content)
-    with pytest.raises(CheckpointError, match="has checkpoint format None"):
+    with pytest.raises(CheckpointError, match=r"\(checkpoint\.json holds no JSON object\)"):
         Checkpoint.open(saved.path)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"step": "three"}, {"config": None}, {"classes": 2}, {"size_px": []}, {"mpp": "fine"}, {"metrics": [1]}],
-    ids=lambda changes: next(iter(changes)),
+    [
+        {"kind": 3},
+        {"step": "three"},
+        {"step": "3"},
+        {"step": -1},
+        {"step": 3.5},
+        {"step": True},
+        {"step": None},
+        {"steps": [9]},
+        {"config": None},
+        {"config": [["seed", 1]]},
+        {"classes": 2},
+        {"classes": "ab"},
+        {"classes": ["a", 1]},
+        {"classes": ["a", ["b"]]},
+        {"classes": ["a", "a"]},
+        {"size_px": []},
+        {"size_px": 0},
+        {"mpp": "fine"},
+        {"mpp": 0},
+        {"mpp": -0.5},
+        {"dataset_digest": None},
+        {"digest": 1},
+        {"metrics": [1]},
+        {"metrics": {"kid": "low"}},
+        {"state_digest": None},
+    ],
+    ids=str,
 )
 def test_garbled_facts_are_refused(saved: Checkpoint, changes: dict[str, Any]) -> None:
     change_info(saved, **changes)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json lacks or garbles .+; choose another"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json lacks or garbles '\w+'.*; choose another"):
         Checkpoint.open(saved.path)
 
 
@@ -427,6 +465,8 @@ def test_a_checkpoint_of_before_there_was_a_digest_of_the_state(saved: Checkpoin
         ("rng", torch.zeros(16)),
         ("optimizer.model.first.exp_avg", torch.zeros(4)),
         ("optimizer.model.first", torch.zeros(4)),
+        ("optimizer.model.0.exp_avg", torch.zeros(7)),
+        ("optimizer.model.99.exp_avg", torch.zeros(4)),
     ],
 )
 def test_a_training_state_that_does_not_fit_is_refused(

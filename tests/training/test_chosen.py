@@ -37,7 +37,10 @@ def test_the_best_is_the_one_that_is_named(gan_run: Path, tmp_path: Path) -> Non
         assert chosen_checkpoint(run, best=True).step == step
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"kid": 1}', '{"step": "x"}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[]", '{"kid": 1}', '{"step": "x"}', '{"step": -4}', '{"step": 1e999}', '{"step": true}'],
+)
 def test_without_a_best_one_there_is_a_sentence(gan_run: Path, tmp_path: Path, content: str | None) -> None:
     run = shutil.copytree(gan_run, tmp_path / "run")
     (run / "best.json").unlink(missing_ok=True)

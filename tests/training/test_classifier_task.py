@@ -176,7 +176,13 @@ def test_settings_that_no_classifier_can_have_are_refused(values: dict[str, str]
 
 
 def test_what_the_network_is_told() -> None:
-    config = ClassifierConfig(base_channels=5, weights="w.safetensors", weights_sha256="ab", fine_tune=True)
+    config = ClassifierConfig(
+        network="inception_v3",
+        base_channels=5,
+        weights="w.safetensors",
+        weights_sha256="ab",
+        fine_tune=True,
+    )
     assert config.network_options == {
         "base_channels": 5,
         "weights": "w.safetensors",

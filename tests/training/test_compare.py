@@ -79,3 +79,18 @@ def test_two_folders(tmp_path: Path) -> None:
     assert Difference("kid", 0.5, None) in found.results
     assert Difference("state", "finished", "new") in found.results
     assert found.to_json()["settings"][0] == {"name": "steps", "a": TrainingConfig().steps, "b": 7}
+
+
+def test_kids_of_two_judges_cannot_be_compared() -> None:
+    config = TrainingConfig()
+
+    def status(**metrics: Any) -> RunStatus:
+        return RunStatus("finished", data={"metrics": metrics})
+
+    judged = status(kid=0.1, kid_random=0.2, kid_features="j", kid_space="judge")
+    alone = status(kid=0.2, kid_random=0.2, kid_features="r", kid_space="random")
+    found = compared(side("a", config, judged), side("b", config, alone))
+    assert Difference("kid_space", "judge", "random") in found.results
+    assert found.same_kid_features is False
+    assert compared(side("a", config, alone), side("b", config, alone)).same_kid_features is True
+    assert compared(side("a", config, alone), side("b", config)).same_kid_features is None

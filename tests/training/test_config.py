@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, fields
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from napari_histolatent.errors import UserError
+from napari_histolatent.models import build_gan
 from napari_histolatent.training import PRESETS, ClassifierConfig, TrainingConfig, preset
-from napari_histolatent.training.config import EncoderConfig
+from napari_histolatent.training.config import DESIGNS, EncoderConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CONFIGS = (TrainingConfig, ClassifierConfig)
 
@@ -219,3 +225,61 @@ def test_a_batch_too_small_to_be_normalised_is_refused(design: str, devices: int
     ):
         TrainingConfig(design=design, devices=devices, batch_size=batch_size)
     assert TrainingConfig(design=design, batch_size=2).batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "most"),
+    [
+        (TrainingConfig, "batch_size", 10**9, 2**16),
+        (TrainingConfig, "steps", 10**12, 10**9),
+        (TrainingConfig, "z_dim", 10**9, 4096),
+        (TrainingConfig, "base_channels", 10**6, 1024),
+        (TrainingConfig, "keep_checkpoints", 10**9, 10_000),
+        (TrainingConfig, "size_px", 2**40, 2048),
+        (TrainingConfig, "encoder_steps", 10**12, 10**9),
+        (ClassifierConfig, "batch_size", 10**9, 2**16),
+        (ClassifierConfig, "base_channels", 10**6, 1024),
+        (EncoderConfig, "z_dim", 10**9, 4096),
+    ],
+)
+def test_what_no_machine_could_do_is_refused(kind: type, name: str, value: int, most: int) -> None:
+    with pytest.raises(UserError, match=rf"^{name} has to be at most {most}, not {value}\.$"):
+        kind(**{name: value})
+
+
+def refusal_of(make: Callable[[], object]) -> str:
+    try:
+        make()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_the_sizes_of_a_design_are_those_that_it_can_be_built_in(design: str) -> None:
+    """What is said without torch is what the networks say."""
+
+    def build(size_px: int) -> None:
+        with torch.device("meta"):
+            build_gan("dcgan", classes=(), size_px=size_px, design=design, z_dim=2, base_channels=1)
+
+    for size_px in (1, 8, 15, 16, 24, 32, 48, 64, 96, 100, 128, 496, 512, 528, 1024):
+        said = refusal_of(partial(TrainingConfig, design=design, size_px=size_px))
+        assert said == refusal_of(partial(build, size_px))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"fine_tune": True}, r"learns in all its layers anyway; .* or choose inception_v3\.$"),
+        ({"weights": "w", "weights_sha256": "a"}, r"learns from scratch and cannot start from w; .*\.$"),
+        (
+            {"network": "inception_v3", "weights_sha256": "ab"},
+            r"'ab' is stated, but no file of weights; .*\.$",
+        ),
+        ({"size_px": 8}, r"needs patches of at least 16 px, not 8; cut larger patches\.$"),
+    ],
+)
+def test_what_a_classifier_would_pass_over_is_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ClassifierConfig(**values)

@@ -123,6 +123,7 @@ def test_the_judge_gives_the_kid_and_is_named(dataset: Any, check: HealthCheck, 
     assert with_judge["kid_random"] == without["kid_random"] == without["kid"]
     assert with_judge["kid"] != with_judge["kid_random"]
     assert (with_judge["kid_features"], without["kid_features"]) == ("j" * 64, RANDOM_DIGEST)
+    assert (with_judge["kid_space"], without["kid_space"]) == ("judge", "random")
 
 
 def test_without_a_validation_split_a_patch_is_not_taken_for_its_own_copy(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from napari_histolatent.training._keeping import Measured, best_of, steps_to_drop
+from napari_histolatent.training._keeping import Measured, best_of, kid_space, steps_to_drop
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,22 @@ def test_what_a_checkpoint_says() -> None:
     assert Measured.of(4, {"kid": 1, "kid_features": "abc"}) == Measured(4, 1.0, "abc")
     assert math.isnan(Measured.of(4, {"accuracy": 0.5}).kid)
     assert math.isnan(Measured.of(4, {"kid": None}).kid)  # JSON has no NaN
+    judged = {"kid": 1, "kid_random": 2, "kid_features": "abc", "kid_space": "judge"}
+    assert Measured.of(4, judged) == Measured(4, 1.0, "abc", "judge")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "space"),
+    [
+        ({}, None),
+        ({"kid": None, "kid_space": "judge"}, None),
+        ({"kid": 0.1}, None),  # nothing says it: no judge is claimed
+        ({"kid": 0.1, "kid_random": 0.1, "kid_space": "judge"}, "judge"),
+        ({"kid": 0.1, "kid_random": 0.1, "kid_space": "random"}, "random"),
+        ({"kid": 0.1, "kid_random": 0.1}, "random"),  # of before it was written down
+        ({"kid": 0.1, "kid_random": 0.2}, "judge"),
+        ({"kid": 0.1, "kid_random": 0.2, "kid_space": ["?"]}, "judge"),
+    ],
+)
+def test_a_kid_says_whose_features_it_is_measured_in(metrics: dict[str, object], space: str | None) -> None:
+    assert kid_space(metrics) == space

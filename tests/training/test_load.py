@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from napari_histolatent.errors import CheckpointError, RunError, UserError
 from napari_histolatent.models.protocols import Classifier, Generator
+from napari_histolatent.training import load as load_module
 from napari_histolatent.training import shipped
 from napari_histolatent.training.checkpoint import latest_checkpoint
 from napari_histolatent.training.load import find_checkpoint, load_classifier, load_generator
@@ -164,3 +166,89 @@ def test_settings_of_a_newer_version_are_refused(
     change_config(copied, **changes)
     with pytest.raises(UserError, match=sentence):
         load(copied, device="cpu")
+
+
+@pytest.fixture
+def built_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the devices on which networks are built from now on."""
+    devices: list[str] = []
+
+    def watched(build: Callable[..., Any]) -> Callable[..., Any]:
+        def built(*args: Any, **options: Any) -> Any:
+            devices.append(torch.empty(0).device.type)
+            return build(*args, **options)
+
+        return built
+
+    for name in ("build_gan", "build_classifier", "build_encoder"):
+        monkeypatch.setattr(load_module, name, watched(getattr(load_module, name)))
+    return devices
+
+
+@loaders
+@pytest.mark.parametrize("width", [8, 1024])
+def test_the_header_of_the_weights_is_looked_at_before_memory_is_taken(
+    load: Callable[..., Any], copied: Path, built_on: list[str], width: int
+) -> None:
+    load(copied, device="cpu")
+    assert built_on == ["meta", "cpu"]
+    # BUG: a checkpoint.json was believed, and a network of some gigabytes built, before its weights were opened.
+    change_config(copied, base_channels=width)
+    with pytest.raises(CheckpointError, match="are not those of the network"):
+        load(copied, device="cpu")
+    assert built_on == ["meta", "cpu", "meta"]
+
+
+@pytest.mark.parametrize(
+    ("load", "run", "changes"),
+    [
+        (load_generator, "gan_run", {"config": {"z_dim": 10**9}}),
+        (load_generator, "gan_run", {"config": {"base_channels": 10**6}}),
+        (load_generator, "gan_run", {"config": {"base_channels": 2**62}}),
+        (load_generator, "gan_run", {"config": {"z_dim": 4096}}),
+        (load_generator, "gan_run", {"size_px": 2**40}),
+        (load_generator, "gan_run", {"size_px": 2048}),
+        (load_generator, "gan_run", {"size_px": 17}),
+        (load_generator, "gan_run", {"classes": [str(i) for i in range(10**4)]}),
+        (load_generator, "gan_run", {"classes": []}),
+        (load_generator, "gan_run", {"config": {"network": "dcgan"}}),
+        (load_generator, "gan_run", {"config": {"network": ["cdcgan"]}}),
+        (load_generator, "gan_run", {"config": {"design": "s1"}}),
+        (load_classifier, "classifier_run", {"config": {"base_channels": 10**6}}),
+        (load_classifier, "classifier_run", {"size_px": 10**9}),
+        (load_classifier, "classifier_run", {"classes": [str(i) for i in range(1000)]}),
+        (load_classifier, "classifier_run", {"classes": []}),
+        (load_classifier, "classifier_run", {"config": {"size_px": None}}),
+    ],
+    ids=str,
+)
+def test_sizes_that_anybody_may_have_written_are_a_sentence_and_take_no_memory(
+    load: Callable[..., Any], copied: Path, changes: dict[str, Any], built_on: list[str]
+) -> None:
+    file = newest(copied) / "checkpoint.json"
+    info = json.loads(file.read_text())
+    config = info["config"] | changes.get("config", {})
+    file.write_text(json.dumps(info | changes | {"config": config}))
+    with pytest.raises(UserError) as caught:
+        load(copied, device="cpu")
+    assert len(str(caught.value)) < 500
+    assert "cpu" not in built_on
+
+
+@loaders
+@pytest.mark.parametrize("dtype", ["F4", "NO", "C64", "F8_E8M0", "BOOL", 3])
+def test_weights_of_strange_types_are_refused(load: Callable[..., Any], copied: Path, dtype: object) -> None:
+    place = newest(copied)
+    content = (place / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for tensor in header.values():
+        tensor["dtype"] = dtype
+    text = json.dumps(header).encode()
+    content = len(text).to_bytes(8, "little") + text + content[8 + length :]
+    (place / "model.safetensors").write_bytes(content)
+    info = json.loads((place / "checkpoint.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    (place / "checkpoint.json").write_text(json.dumps(info | {"digest": digest}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read as safetensors"):
+        load(place, device="cpu")

@@ -19,6 +19,7 @@ from napari_histolatent.training._encoder_task import EncoderTask
 from napari_histolatent.training._gan_task import GanTask
 from napari_histolatent.training._health import HealthCheck
 from napari_histolatent.training.checkpoint import Checkpoint, checkpoints_in, latest_checkpoint
+from napari_histolatent.training.loop import train
 
 if TYPE_CHECKING:
     from napari_histolatent.training import ClassifierConfig, TrainingConfig
@@ -358,3 +359,21 @@ def test_tensorboard_gets_the_curves(
     assert [point.step for point in read.Scalars("loss/generator")] == [1, 2, 3, 4, 5, 6]
     assert [point.step for point in read.Scalars("metrics/kid")] == [2, 4, 6]
     assert torch.tensor([p.value for p in read.Scalars("loss/generator")]).isfinite().all()
+
+
+# Errors of whoever is told
+
+
+@pytest.mark.parametrize("asked", ["on_event", "should_stop"])
+def test_an_error_of_the_callers_own_does_not_blame_the_disk(
+    gan_config: TrainingConfig, patches: Any, tmp_path: Path, asked: str
+) -> None:
+    error = ConnectionResetError(errno.ECONNRESET, "whoever listened is gone")
+
+    def gone(*_: object) -> bool:
+        raise error
+
+    listens: dict[str, Any] = {"on_event": lambda _: None, "should_stop": lambda: False, asked: gone}
+    with pytest.raises(ConnectionResetError) as caught:
+        train(gan_config, patches, folder=tmp_path, **listens)
+    assert caught.value is error

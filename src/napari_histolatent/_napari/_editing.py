@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.runs import Run, known_runs
+from napari_histolatent.training.shipped import COLOUR_JUDGE, GENERATOR, ROBUST_JUDGE, shipped_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from napari_histolatent.explain import Heatmap
     from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.training.checkpoint import Checkpoint
@@ -52,7 +55,7 @@ class Route:
 
 
 def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
-    """Return the generators and the classifiers that have a checkpoint, newest first."""
+    """Return the generators and the classifiers that have a checkpoint, newest first, those of the package last."""
     found: dict[str, list[ModelRun]] = {"train": [], "classifier": []}
     for path in known_runs():
         try:
@@ -63,7 +66,20 @@ def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
         if newest is not None:
             caption = f"{path.name} ({run.status().state})"
             found[run.kind].append(ModelRun(run.kind, str(path), newest.path.name, newest.classes, caption))
-    return found["train"], found["classifier"]
+    generators = [*found["train"], *_of_package("train", {GENERATOR: "lung generator"})]
+    judges = {ROBUST_JUDGE: "lung classifier, by structure", COLOUR_JUDGE: "lung classifier, by colour too"}
+    return generators, [*found["classifier"], *_of_package("classifier", judges)]
+
+
+def _of_package(kind: str, captions: Mapping[str, str]) -> Iterator[ModelRun]:
+    from napari_histolatent.training.checkpoint import Checkpoint
+
+    for part, caption in captions.items():
+        folder = shipped_folder(part)
+        if folder is not None:
+            checkpoint = Checkpoint.open(folder)
+            said = f"{caption} (comes with the plugin)"
+            yield ModelRun(kind, str(folder), checkpoint.digest, checkpoint.classes, said)
 
 
 def _newest_checkpoint(run: Run) -> Checkpoint | None:

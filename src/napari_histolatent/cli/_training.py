@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +26,8 @@ from napari_histolatent.cli._options import (
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from napari_histolatent.runs import Run, RunEvent, RunStatus
 
 app = typer.Typer()
@@ -33,7 +37,13 @@ RunArgument = Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN"
 StepOption = Annotated[
     int | None, typer.Option("--step", help="The checkpoint after this many steps, instead of the newest.")
 ]
-BestOption = Annotated[bool, typer.Option("--best", help="The checkpoint with the lowest KID instead.")]
+BestOption = Annotated[
+    bool,
+    typer.Option(
+        "--best",
+        help="Of a generator: the checkpoint with the lowest KID (in the judge's features, else in random ones).",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on by itself.")]
 
 
@@ -98,8 +108,8 @@ def train(
         .with_settings(settings or ())
     )
     helps = config.processes > 1 and is_numbered()
-    run = wait_for_run(out) if helps else new_training(dataset, out, config)
-    _launch_and_follow(run, detach=detach, as_json=as_json)
+    found = wait_for_run(out) if helps else None
+    _launch_and_follow(lambda: found or new_training(dataset, out, config), detach=detach, as_json=as_json)
 
 
 @app.command()
@@ -138,8 +148,12 @@ def fork(
         "device": device,
         "seed": seed,
     }
-    made = fork_of(Run(run), out, step=step, best=best, dataset=dataset, **changes)
-    _launch_and_follow(made, detach=detach, as_json=as_json)
+    opened = Run(run)
+    _launch_and_follow(
+        lambda: fork_of(opened, out, step=step, best=best, dataset=dataset, **changes),
+        detach=detach,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -157,7 +171,8 @@ def resume(
     """
     from napari_histolatent.runs import Run
 
-    _launch_and_follow(Run(run), detach=detach, as_json=as_json, again=True, steps=steps)
+    opened = Run(run)
+    _launch_and_follow(lambda: opened, detach=detach, as_json=as_json, again=True, steps=steps)
 
 
 @app.command()
@@ -174,9 +189,22 @@ def stop(run: RunArgument, as_json: JsonOption = False) -> None:
     if status.state not in (*ENDED, "new"):
         status = ask_to_stop(opened)
     _report_run(opened, status, as_json)
-    if status.state not in (*ENDED, "new"):
-        msg = f"The run {run} has not stopped yet; it will after its current step: ask again with `histolatent runs`."
-        raise UserError(msg)
+    if status.state not in ("finished", "stopped"):
+        raise UserError(_why_not_stopped(opened, status))
+
+
+def _why_not_stopped(run: Run, status: RunStatus) -> str:
+    """Return in one sentence why there was nothing to stop, or what did not stop."""
+    at, again = f"at step {status.step}", f"go on with `histolatent resume {run.path}`"
+    return {
+        "new": f"The run {run.path} was never started, and there is nothing to stop; start it with `histolatent resume {run.path}`.",
+        "failed": f"The run {run.path} has failed {at}, and there is nothing left to stop; {again}.",
+        "interrupted": f"The run {run.path} was killed {at}, and there is nothing left to stop; {again}.",
+        "gone": f"The folder of the run {run.path} was removed, and there is nothing left to stop; `histolatent runs` lists those there are.",
+    }.get(
+        status.state,
+        f"The run {run.path} has not stopped yet; it will after its current step: ask again with `histolatent runs`.",
+    )
 
 
 @app.command()
@@ -334,12 +362,12 @@ def classifier_train(
         augmentation=augmentation,
         # The run's process may work in another folder.
         weights=str(weights.absolute()) if weights else "",
-        weights_sha256=(weights_sha256 or digest_of_file(weights)) if weights else "",
+        weights_sha256=weights_sha256 or (digest_of_file(weights) if weights else ""),
         fine_tune=fine_tune,
         device=device,
         seed=seed,
     ).with_changes(steps=steps, batch_size=batch_size)
-    _launch_and_follow(new_training(dataset, out, config), detach=detach, as_json=as_json)
+    _launch_and_follow(lambda: new_training(dataset, out, config), detach=detach, as_json=as_json)
 
 
 @classifier_app.command("test")
@@ -393,25 +421,37 @@ def classifier_test(
 
 
 def _launch_and_follow(
-    run: Run, *, detach: bool, as_json: bool, again: bool = False, steps: int | None = None
+    make: Callable[[], Run], *, detach: bool, as_json: bool, again: bool = False, steps: int | None = None
 ) -> None:
+    """Make a run, or take one `again`, start it, and follow it to its end."""
     from napari_histolatent.jobs.follow import follow
     from napari_histolatent.jobs.follow import resume as start_again
     from napari_histolatent.jobs.joining import help_along, is_helper
     from napari_histolatent.runs import ENDED, launch
 
-    if is_helper(run):  # of a run that another machine follows and reports
+    with _held_back() as interrupted:
+        run = make()
+        helps = is_helper(run)  # of a run that another machine follows and reports
+        if interrupted and not again and not helps:
+            shutil.rmtree(run.path, ignore_errors=True)
+        if interrupted:
+            raise KeyboardInterrupt
+        offset = 0
+        if again and not helps:
+            offset = start_again(run, steps=steps)
+        elif not helps:
+            launch(run)
+    if helps:
         help_along(run)
         return
-    offset = start_again(run, steps=steps) if again else 0
-    if not again:
-        launch(run)
-    if detach:
+    if detach and not interrupted:
         _report_run(run, run.status(), as_json)
         return
     # What ends a command from outside (timeout, a scheduler) ends the training too, as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if interrupted:
+            raise KeyboardInterrupt
         with progress_bar() as progress:
             bar = progress.add_task("starting", total=None)
             said: set[str] = set()
@@ -440,6 +480,26 @@ def _launch_and_follow(
     if has_failed:
         msg = status.message or f"the process was killed; go on with `histolatent resume {run.path}`"
         raise UserError(f"The run is {status.state} at step {status.step}: {msg}")
+
+
+@contextmanager
+def _held_back() -> Iterator[list[int]]:
+    """Have Ctrl-C wait while a run is made and started, so that nothing half-made is left; a second one does not wait.
+
+    Yields a list that is empty until the first.
+    """
+    signals: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(*_: object) -> None:
@@ -494,6 +554,8 @@ def _report_comparison(a: Path, b: Path, *, as_json: bool) -> None:
     ]
     if found.same_dataset is False:
         lines.append("They learnt from different datasets: their metrics cannot be compared.")
+    if found.same_kid_features is False:
+        lines.append("Their KIDs are measured in the features of different networks, and cannot be compared.")
     write_report(found.to_json(), as_json, lines)
 
 
@@ -507,6 +569,8 @@ def _short(value: Any) -> str:
 
 
 def _run_facts(run: Run, status: RunStatus) -> dict[str, Any]:
+    from napari_histolatent.training._keeping import kid_space
+
     metrics, checkpoint = status.data.get("metrics"), status.data.get("checkpoint")
     metrics = metrics if isinstance(metrics, dict) else {}
     return {
@@ -517,6 +581,7 @@ def _run_facts(run: Run, status: RunStatus) -> dict[str, Any]:
         "progress": status.step / status.steps if status.steps else 0.0,
         "losses": status.losses,
         "kid": metrics.get("kid"),
+        "kid_space": kid_space(metrics),
         "metrics": metrics,
         "checkpoint": str(run.path / checkpoint) if isinstance(checkpoint, str) else None,
         "message": status.message,
@@ -524,8 +589,12 @@ def _run_facts(run: Run, status: RunStatus) -> dict[str, Any]:
 
 
 def _report_run(run: Run, status: RunStatus, as_json: bool, *, with_message: bool = True) -> None:
+    from napari_histolatent.training._keeping import RANDOM
+
     facts = _run_facts(run, status)
     numbers = {k: v for k, v in facts["metrics"].items() if isinstance(v, (int, float))}
+    if facts["kid_space"] == RANDOM:
+        numbers.pop("kid", None)  # kid_random says it
     shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     lines = [f"{run.path}: {status.state} at step {status.step} of {status.steps}", shown]
     lines += [status.message if with_message else "", *_warnings_in(status.data)]

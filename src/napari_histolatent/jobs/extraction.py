@@ -206,7 +206,8 @@ class _Told:
         since, before = self._marks[0]
         rate = (done - before) / (now - since) if now > since else 0.0
         data = {"patches_per_second": round(rate, 1)} if rate else {}
-        self._run.append(RunEvent("progress", done, total, data=data))
+        with writing_to(self._run.path):
+            self._run.append(RunEvent("progress", done, total, data=data))
 
 
 def open_extractions() -> list[Run]:
@@ -221,12 +222,13 @@ def open_extractions() -> list[Run]:
             run = Run(path)
         except (RunError, UserError):
             continue
-        if run.kind != EXTRACT or run.spec["out"] in settled:
+        out = run.spec.get("out")
+        if run.kind != EXTRACT or not isinstance(out, str) or out in settled:
             continue
         status = run.status()
         if status.state == "new" or (status.state == "failed" and not status.step):
             continue
-        settled.add(run.spec["out"])
+        settled.add(out)
         is_finished = status.state == "finished"
         if not is_finished or not (
             (run.path / _TOLD).exists() or not (out_of(run) / "dataset.json").exists()

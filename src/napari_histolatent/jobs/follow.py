@@ -17,7 +17,7 @@ from napari_histolatent.training import ClassifierConfig, TrainingConfig
 from napari_histolatent.training.checkpoint import Checkpoint, checkpoints_in
 from napari_histolatent.training.chosen import chosen_checkpoint
 from napari_histolatent.training.forking import KEPT_BY_A_FORK, fork_checkpoint
-from napari_histolatent.training.suitable import require_trainable
+from napari_histolatent.training.suitable import require_possible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,8 +52,7 @@ def _create(
     **more: Any,
 ) -> Run:
     # The process would find out too, seconds later.
-    needs_classes = not isinstance(config, TrainingConfig) or config.has_classes
-    require_trainable(dataset, config.size_px, needs_classes=needs_classes)
+    require_possible(config, dataset)
     require_device(config.device)
     return Run.create(
         out,
@@ -135,34 +134,61 @@ def resume(run: Run, *, steps: int | None = None) -> int:
 
     Raises
     ------
-    RunError
-        If it has finished and is not extended, is running, or has done as many steps already.
+    UserError
+        If it has finished and is not extended, is running, or has done as many steps already; if its dataset is gone
+        or another one by now, or the device or something else that it needs is absent.
     """
-    state = run.status().state
-    if steps is not None:
-        _extend(run, steps)
-    elif state == "finished":
+    if steps is None and run.status().state == "finished":
         msg = f"{run.path} has finished; there is nothing to resume: give more --steps than it has done to train on."
         raise RunError(msg)
+    _require_ended(run)
+    config = None if steps is None else _extended(run, steps)
+    _require_ready(run, config)
+    if config is not None:
+        _write_config(run, config)
     _, offset = run.events()
     launch(run)
     return offset
 
 
-def _extend(run: Run, steps: int) -> None:
-    """Write another number of steps into what the run is to do; all else stays."""
-    _require_ended(run)
+def _extended(run: Run, steps: int) -> TrainingConfig | ClassifierConfig:
+    """Return what the run is to do, with another number of steps; all else stays."""
     config = _config_of(run).with_changes(steps=steps)
     kept = checkpoints_in(run.checkpoints_folder)
     done = Checkpoint.open(kept[-1]).step if kept else 0
     if steps <= done:
         msg = f"{run.path} has done {done} steps already; give more --steps than that, not {steps}."
         raise RunError(msg)
+    return config
+
+
+def _write_config(run: Run, config: TrainingConfig | ClassifierConfig) -> None:
     spec = {**run.spec, "config": config.to_json()}
     with writing_to(run.path):
         file = run.path / "run.json"
         write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "spec": spec})
     run.spec = spec
+
+
+def _require_ready(run: Run, config: TrainingConfig | ClassifierConfig | None) -> None:
+    """Refuse to start a training that would fail at once: the process would find out seconds later.
+
+    What does not train from a config and a dataset is left to its process, as is a run.json that lacks them.
+    """
+    if run.kind not in _CONFIGS or not {"config", "dataset"} <= run.spec.keys():
+        return
+    place = Path(run.spec["dataset"])
+    if not place.exists():
+        msg = f"The dataset of {run.path} is gone ({place}); bring it back, or go on with another: `histolatent fork {run.path} --dataset DS --out RUN`."
+        raise DatasetError(msg)
+    dataset = PatchDataset(place)
+    was = str(run.spec.get("dataset_digest", dataset.digest))
+    if dataset.digest != was:
+        msg = f"{place} is not what {run.path} learnt from (digest {dataset.digest[:12]}, the run names {was[:12]}); bring the old one back, or go on with this one: `histolatent fork {run.path} --dataset {place} --out RUN`."
+        raise DatasetError(msg)
+    config = config or _config_of(run)
+    require_possible(config, dataset)
+    require_device(config.device)
 
 
 def _require_ended(run: Run) -> None:
@@ -173,7 +199,7 @@ def _require_ended(run: Run) -> None:
 
 def _config_of(run: Run) -> TrainingConfig | ClassifierConfig:
     if run.kind not in _CONFIGS:
-        msg = f"{run.path} is a run of the kind {run.kind!r}, which has no training to go on with; name a run of `histolatent train`."
+        msg = f"{run.path} is a run of the kind {run.kind!r}, which has no training to go on with; name a run of `histolatent train` or `histolatent classifier train`."
         raise RunError(msg)
     return _CONFIGS[run.kind].from_json(run.spec["config"])
 
@@ -210,6 +236,9 @@ def fork(
         dataset is gone or another one, the device is absent, or the folder cannot be made.
     """
     kind = type(_config_of(run))
+    if best and run.kind == CLASSIFIER:
+        msg = f"{run.path} trains a classifier, and the best checkpoint is that of the lowest KID, which generators have; choose one with --step, or leave --best out."
+        raise RunError(msg)
     checkpoint = chosen_checkpoint(run.path, step=step, best=best)
     before = kind.from_json(checkpoint.config)
     # The goal is the run's own, which may have been extended since this checkpoint.

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_histolatent.errors import RunError, UserError
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
+from napari_histolatent.training.suitable import require_possible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,11 +53,15 @@ class Estimate:
     """Steps of the training that was asked for."""
     disk_bytes: int
     """All that the run leaves on the disk."""
+    measuring_seconds: float = 0.0
+    """Of the whole run: looking at samples or held-out patches, at its checkpoints and between them."""
+    encoder_seconds: float = 0.0
+    """Of the whole run: the steps of the encoder that follows, where one is asked for."""
 
     @property
     def seconds(self) -> float:
-        """What the whole run takes; measurements and checkpoints come on top, a few percent."""
-        return self.steps * self.seconds_per_step
+        """What the whole run takes; what is done once, or written, comes on top: seconds."""
+        return self.steps * self.seconds_per_step + self.measuring_seconds + self.encoder_seconds
 
 
 def devices_here(should_stop: Callable[[], bool] = lambda: False) -> tuple[Device, ...]:
@@ -84,6 +90,7 @@ def estimate(
     """
     opened = PatchDataset(dataset)
     kind = "gan" if isinstance(config, TrainingConfig) else "classifier"
+    require_possible(config, opened)
     question = {"what": "steps", "dataset": str(dataset), "kind": kind, "config": config.to_json()}
     found = _ask(question, should_stop)
     if found is None:
@@ -97,7 +104,30 @@ def estimate(
         memory_bytes=int(found["memory_bytes"]),
         steps=config.steps,
         disk_bytes=disk_bytes(config, int(found["checkpoint_bytes"]), n_classes=len(opened.classes)),
+        measuring_seconds=measuring_seconds(
+            config,
+            seconds_per_measurement=float(found["seconds_per_measurement"]),
+            seconds_per_checkpoint=float(found["seconds_per_checkpoint"]),
+        ),
+        encoder_seconds=getattr(config, "encoder_steps", 0) * float(found["seconds_per_encoder_step"]),
     )
+
+
+def measuring_seconds(
+    config: TrainingConfig | ClassifierConfig,
+    *,
+    seconds_per_measurement: float,
+    seconds_per_checkpoint: float,
+) -> float:
+    """Return what the measurements of a whole run take: at each checkpoint, the last step's among them, and between."""
+    checkpoints = -(-config.steps // config.checkpoint_every)
+    every = getattr(config, "metrics_every", 0)
+    between = 0
+    if every:
+        both = lcm(every, config.checkpoint_every)
+        # Where a checkpoint is kept, its own measurement does for both; so it does at the last step.
+        between = (config.steps - 1) // every - (config.steps - 1) // both
+    return checkpoints * seconds_per_checkpoint + between * seconds_per_measurement
 
 
 def disk_bytes(config: TrainingConfig | ClassifierConfig, checkpoint_bytes: int, *, n_classes: int) -> int:
@@ -152,12 +182,14 @@ def _answer(question: dict[str, Any]) -> Any:
         from napari_histolatent.models.device_facts import device_facts
 
         return [asdict(item) for item in device_facts()]
+    from napari_histolatent.training.beside_steps import measure_beside
     from napari_histolatent.training.probe import measure
 
     kind = TrainingConfig if question["kind"] == "gan" else ClassifierConfig
     config = kind.from_json(question["config"])
     with tempfile.TemporaryDirectory() as folder:
-        return measure(config, PatchDataset(question["dataset"]), folder=Path(folder))
+        dataset = PatchDataset(question["dataset"])
+        return measure(config, dataset, folder=Path(folder)) | measure_beside(config, dataset)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,6 +30,10 @@ CLASSIFIERS: Mapping[str, str] = {
 ENCODERS: Mapping[str, str] = {"convnet": "napari_histolatent.models._encoder"}
 """Name -> module with build(classes, size_px, z_dim, prior, **options) -> Encoder."""
 
+LARGEST: Mapping[str, int] = {"size_px": 2048, "z_dim": 4096, "base_channels": 1024}
+"""What a network may be asked for, whoever asks: a file that was opened, say. Beyond it only memory would be taken."""
+MOST_CLASSES = 1000
+
 
 def build_gan(
     name: str, *, classes: Sequence[str], size_px: int, **options: Any
@@ -39,9 +43,10 @@ def build_gan(
     Raises
     ------
     UserError
-        If there is no such network, it cannot have this size, or has no use for classes, or needs them.
+        If there is no such network, it cannot have this size or width, or has no use for classes, or needs them.
     """
     module = _module(GENERATORS, name, "network")
+    _require_feasible(classes, size_px=size_px, **options)
     if classes and name in WITHOUT_CLASSES:
         msg = f"The network {name} has no classes, but was given {', '.join(classes)}; use cdcgan or leave them out."
         raise UserError(msg)
@@ -58,11 +63,14 @@ def build_classifier(name: str, *, classes: Sequence[str], size_px: int, **optio
     Raises
     ------
     UserError
-        If there is no such network, or it cannot have this size.
+        If there is no such network, it cannot have this size or width, or there are no classes.
     """
-    classifier: Classifier = _module(CLASSIFIERS, name, "classifier").build(
-        classes=tuple(classes), size_px=size_px, **options
-    )
+    module = _module(CLASSIFIERS, name, "classifier")
+    if not classes:
+        msg = f"The classifier {name} needs classes, and there are none; label the patches."
+        raise UserError(msg)
+    _require_feasible(classes, size_px=size_px, **options)
+    classifier: Classifier = module.build(classes=tuple(classes), size_px=size_px, **options)
     return classifier
 
 
@@ -74,12 +82,26 @@ def build_encoder(
     Raises
     ------
     UserError
-        If there is no such network, or it cannot have this size.
+        If there is no such network, or it cannot have this size or width.
     """
-    encoder: Encoder = _module(ENCODERS, name, "encoder").build(
+    module = _module(ENCODERS, name, "encoder")
+    _require_feasible(classes, size_px=size_px, z_dim=z_dim, **options)
+    encoder: Encoder = module.build(
         classes=tuple(classes), size_px=size_px, z_dim=z_dim, prior=prior, **options
     )
     return encoder
+
+
+def _require_feasible(classes: Sequence[str], **options: Any) -> None:
+    """Refuse what no network here is built for, before anything is allocated."""
+    for name, most in LARGEST.items():
+        # None and 0: the design's own.
+        if (options.get(name) or 0) > most:
+            msg = f"{name} has to be at most {most}, not {options[name]}; choose a smaller network."
+            raise UserError(msg)
+    if len(classes) > MOST_CLASSES:
+        msg = f"A network has at most {MOST_CLASSES} classes, not {len(classes)}; choose fewer."
+        raise UserError(msg)
 
 
 def _module(names: Mapping[str, str], name: str, what: str) -> Any:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections import Counter
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from napari_histolatent._files import DamagedJsonError, read_json_object
 from napari_histolatent.errors import DatasetError
 from napari_histolatent.patches._index import MEMBER, strings
 from napari_histolatent.patches._split import SPLITS
@@ -121,14 +121,14 @@ class PatchDataset:
     def _read_settings(self) -> dict[str, Any]:
         file = self.path / SETTINGS_FILE
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            settings = read_json_object(file)
+        except DamagedJsonError as error:
             msg = (
-                f"{self.path} is not a patch dataset ({SETTINGS_FILE} {'is missing' if isinstance(error, OSError) else 'cannot be parsed'}); "
+                f"{self.path} is not a patch dataset ({SETTINGS_FILE} {error}); "
                 "make one with `histolatent extract SLIDE --annotations FILE --out FOLDER`."
             )
             raise DatasetError(msg) from error
-        version = settings.get("format_version") if isinstance(settings, dict) else None
+        version = settings.get("format_version")
         if version != FORMAT_VERSION:
             msg = f"{self.path} has dataset format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent or cut the dataset again."
             raise DatasetError(msg)
@@ -212,9 +212,8 @@ class PatchDataset:
         if base == self.path.resolve():
             return
         try:
-            settings = json.loads((base / SETTINGS_FILE).read_text(encoding="utf-8"))
-            found = settings["pixels_digest"]
-        except (OSError, ValueError, TypeError, KeyError):
+            found = read_json_object(base / SETTINGS_FILE).get("pixels_digest")
+        except DamagedJsonError:
             found = None
         if found != self.settings["pixels_digest"]:
             what = "cannot be read" if found is None else "was cut anew since and holds other patches"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from napari_histolatent._files import digest_of, digest_of_file, replacing, write_json
-from napari_histolatent.errors import DatasetError, UserError, writing_to
+from napari_histolatent.errors import DatasetError, UserError, passing_through, writing_to
 from napari_histolatent.patches._cutting import (
     PARTS_FOLDER,
     REQUEST_FILE,
@@ -208,6 +208,10 @@ def extract(
         msg = "Limits on focus, pen or white need the pixels, which an index-only dataset does not read; leave the limits out, or store the pixels."
         raise DatasetError(msg)
     out, sources = place_of(out), [source.absolute() for source in sources]
+    if on_progress is not None:
+        on_progress = passing_through(on_progress)
+    if should_stop is not None:
+        should_stop = passing_through(should_stop)
     require_free(out, overwrite=overwrite)
     request = _request_of(sources, recipe)
     part = working_folder(out)

@@ -5,16 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from napari_histolatent._files import without_nan
+from napari_histolatent._files import json_field, parse_json_object, without_nan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 KINDS = ("started", "progress", "sample", "metrics", "checkpoint", "stopped", "finished", "failed")
+
+MOST_STEPS = 2**31 - 1
+"""More of them no run has, and no progress bar takes."""
+_MAX_LINE_CHARS = 16 * 2**20
+
+_DATA_TYPES: Mapping[str, type] = {
+    "metrics": dict,
+    "report": dict,
+    "judges": dict,
+    "best": dict,
+    "encoder": dict,
+    "sample": str,
+    "checkpoint": str,
+    "digest": str,
+    "device": str,
+    "images_per_second": float,
+    "patches_per_second": float,
+    "seconds_per_step": float,
+}
+"""What watchers of any kind of work count on where an event has it; whatever else it has is passed on as it is."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +62,43 @@ class RunEvent:
 
     @classmethod
     def from_line(cls, line: str) -> RunEvent | None:
-        """Return the event of a line, or None where the line is torn or from another program."""
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+        """Return the event of a line, or None where the line is torn, garbled or from another program.
+
+        Of the data only what is of another type than watchers count on is left out.
+        """
+        if len(line) > _MAX_LINE_CHARS:
             return None
-        if not isinstance(values, dict) or values.get("kind") not in KINDS:
-            return None
         try:
+            values = {"step": 0, "steps": 0, "message": "", "time": 0.0} | parse_json_object(line)
+            if values.get("kind") not in KINDS:
+                return None
+            losses = _object(values, "losses")
             return cls(
-                kind=values["kind"],
-                step=int(values.get("step", 0)),
-                steps=int(values.get("steps", 0)),
+                kind=json_field(values, "kind", str),
+                step=json_field(values, "step", int, least=0, most=MOST_STEPS),
+                steps=json_field(values, "steps", int, least=0, most=MOST_STEPS),
                 losses={
-                    str(name): math.nan if value is None else float(value)
-                    for name, value in dict(values.get("losses") or {}).items()
+                    name: math.nan if value is None else json_field(losses, name, float)
+                    for name, value in losses.items()
                 },
-                data=dict(values.get("data") or {}),
-                message=str(values.get("message", "")),
-                time=float(values.get("time", 0)),
+                data={name: value for name, value in _object(values, "data").items() if _fits(name, value)},
+                message=json_field(values, "message", str),
+                time=json_field(values, "time", float, least=0),
             )
-        except (TypeError, ValueError, OverflowError):
+        except ValueError:
             return None
+
+
+def _object(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {} if values.get(name) is None else json_field(values, name, dict)
+
+
+def _fits(name: str, value: Any) -> bool:
+    wanted = _DATA_TYPES.get(name)
+    if wanted is None or value is None:
+        return True
+    # No number that comes out of JSON is a subclass, but for true and false.
+    return type(value) is wanted or (wanted is float and type(value) is int)
 
 
 def append_event(path: Path, event: RunEvent) -> None:
@@ -81,6 +118,9 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[RunEvent], int]:
     A last line without its end is left for the next call.
     """
     try:
+        # A pipe would be waited for, and for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return [], offset
         with path.open("rb") as file:
             file.seek(offset)
             block = file.read()

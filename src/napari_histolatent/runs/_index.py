@@ -27,11 +27,13 @@ def known_runs() -> list[Path]:
     for entry in _folder().glob("*.path"):
         try:
             path = Path(entry.read_text(encoding="utf-8"))
+            if not path.is_absolute():  # emptied, or none of ours
+                continue
             found.append(((path / "run.json").stat().st_mtime, path))
         except FileNotFoundError:
             # Gone for good only if its folder's folder is there: a drive that is not mounted comes back.
             if path.parent.is_dir():
                 entry.unlink(missing_ok=True)
-        except OSError:
+        except (OSError, ValueError):  # also what is no text, and what cannot be a path
             continue
     return [path for _, path in sorted(found, reverse=True)]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import os
+import reprlib
 import socket
 import time
 from contextlib import contextmanager, suppress
@@ -14,13 +14,13 @@ from uuid import uuid4
 import psutil
 from filelock import FileLock, Timeout
 
-from napari_histolatent._files import write_json
+from napari_histolatent._files import DamagedJsonError, json_field, read_json_object, write_json
 from napari_histolatent.errors import RunError, writing_to
 from napari_histolatent.runs._events import RunEvent, append_event, read_events
 from napari_histolatent.runs._index import remember
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FORMAT_VERSION = 1
 ENDED = ("stopped", "finished", "failed", "interrupted", "gone")
@@ -34,6 +34,23 @@ _FOREIGN_SILENCE_SECONDS = 120.0
 seen. Twelve beats, as the clocks of two hosts may differ by a minute."""
 HEARTBEAT_SECONDS = 10.0
 _LOCK_WAIT_SECONDS = 3.0
+_MAX_OWNER_BYTES = 2**16
+
+_SPEC_TYPES: Mapping[str, type] = {
+    "config": dict,
+    "dataset": str,
+    "dataset_digest": str,
+    "forked_from": dict,
+    "out": str,
+    "run": str,
+}
+_CONFIG_TYPES: Mapping[str, type] = {
+    "network": str,
+    "preset": str,
+    "steps": int,
+    "batch_size": int,
+}
+"""What lists of runs of any kind count on, where a spec and its config have it; the rest is for the work to see to."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +92,22 @@ class Run:
         """
         self.path = Path(path).absolute()
         try:
-            description = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            msg = f"{path} is not a run folder (run.json {'is missing' if isinstance(error, OSError) else 'cannot be parsed'}); `histolatent runs` lists those there are."
+            description = read_json_object(self.path / "run.json")
+        except DamagedJsonError as error:
+            msg = f"{path} is not a run folder (run.json {error}); `histolatent runs` lists those there are."
             raise RunError(msg) from error
-        version = description.get("format_version") if isinstance(description, dict) else None
+        version = description.get("format_version")
         if version != FORMAT_VERSION:
-            msg = f"{path} has run format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent."
+            msg = f"{path} has run format {reprlib.repr(version)}, this version reads {FORMAT_VERSION}; update napari-histolatent."
             raise RunError(msg)
         try:
-            self.id = str(description["id"])
-            self.kind = str(description["kind"])
-            self.spec: dict[str, Any] = dict(description["spec"])
-            self.created = float(description["created"])
-        except (KeyError, TypeError, ValueError) as error:
+            self.id = json_field(description, "id", str)
+            self.kind = json_field(description, "kind", str)
+            self.spec: dict[str, Any] = json_field(description, "spec", dict)
+            self.created = json_field(description, "created", float, least=0)
+            _require_types(self.spec, _SPEC_TYPES)
+            _require_types(self.spec.get("config") or {}, _CONFIG_TYPES)
+        except ValueError as error:
             msg = f"{self.path / 'run.json'} lacks or garbles {error}; choose another run folder."
             raise RunError(msg) from error
         self._read = 0
@@ -222,7 +241,7 @@ class Run:
             with self._lock():
                 owner = self._owner()
                 # The lock of a disk that hosts share may hold on one of them only.
-                if owner and owner.get("host") != socket.gethostname() and self.is_alive():
+                if owner and owner["host"] != socket.gethostname() and self.is_alive():
                     raise self._in_use()
                 self.claim()
                 with self._beating():
@@ -306,21 +325,35 @@ class Run:
         owner = self._owner()
         if owner is None:
             return False
-        if owner.get("host") != socket.gethostname():
-            return time.time() - max(last_event, self._last_beat()) < _FOREIGN_SILENCE_SECONDS
+        now = time.time()
+        if owner["host"] != socket.gethostname():
+            # A sign from the future is none of life: it would be one for ever.
+            signs = (last_event, self._last_beat())
+            return any(abs(now - sign) < _FOREIGN_SILENCE_SECONDS for sign in signs)
         try:
-            process = psutil.Process(int(owner["pid"]))
+            process = psutil.Process(owner["pid"])
             # Process numbers are used again: the start time tells whose it is. Where the clock was set meanwhile it
             # is another, and the heartbeat tells.
-            same = abs(process.create_time() - float(owner["since"])) < 1
-            same = same or abs(time.time() - self._last_beat()) < 3 * HEARTBEAT_SECONDS
+            same = abs(process.create_time() - owner["since"]) < 1
+            same = same or abs(now - self._last_beat()) < 3 * HEARTBEAT_SECONDS
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except (psutil.Error, KeyError, ValueError, TypeError):
+        except psutil.Error:
             return False
 
     def _owner(self) -> dict[str, Any] | None:
+        """Return pid, host and since, or None where nobody has claimed the run or it cannot be read."""
         try:
-            owner = json.loads((self.path / "owner.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            said = read_json_object(self.path / "owner.json", max_bytes=_MAX_OWNER_BYTES)
+            return {
+                "pid": json_field(said, "pid", int, least=1, most=2**31 - 1),
+                "host": json_field(said, "host", str),
+                "since": json_field(said, "since", float, least=0),
+            }
+        except ValueError:
             return None
-        return owner if isinstance(owner, dict) else None
+
+
+def _require_types(values: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for name, kind in types.items():
+        if values.get(name) is not None:
+            json_field(values, name, kind)

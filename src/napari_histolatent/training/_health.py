@@ -22,6 +22,7 @@ from napari_histolatent.models.metrics import (
     nearest_other,
     sample_deviation,
 )
+from napari_histolatent.training._keeping import JUDGE, RANDOM
 from napari_histolatent.training.shipped import SHIPPED, shipped_of_kind
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class HealthCheck:
         -------
         dict
             kid and kid_random (squared MMD in the judge's and in random features; without a judge kid is
-            kid_random), kid_features (digest of the network behind kid), pixel_sd, pixel_sd_real; in random features
+            kid_random), kid_space (judge or random: whose features kid is measured in), kid_features (digest of that
+            network), pixel_sd, pixel_sd_real; in random features
             sample_distance, sample_distance_real (mean pairwise distance within a class), sample_spacing,
             sample_spacing_real (median distance of an image to the nearest other one), nearest_distance
             (median distance of a sample to its nearest training patch), copy_distance (that of held-out patches,
@@ -143,6 +145,7 @@ class HealthCheck:
             if real.judge is None
             else kernel_distance(real.judge.real, real.judge.of(samples)),
             "kid_random": kid_random,
+            "kid_space": RANDOM if real.judge is None else JUDGE,
             "kid_features": self.features.get("judge", self.features["random"]),
             "pixel_sd": sample_deviation(samples),
             "pixel_sd_real": real.pixel_sd,
@@ -155,6 +158,13 @@ class HealthCheck:
             "copies": float((distances < real.copy_distance).float().mean()),
             "copies_searched": real.searched,
         }
+
+    @torch.no_grad()
+    def look_at(self, samples: Tensor) -> None:
+        """Do what grows with the number of samples in a measurement, to see how long it takes."""
+        for space in (self._real.random, self._real.judge):
+            if space is not None:
+                float(space.of(samples).sum())  # once it is done on the device, too
 
     @torch.no_grad()
     def neighbours(self, samples: Tensor) -> NDArray[np.uint8] | None:

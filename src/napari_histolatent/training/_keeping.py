@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from napari_histolatent._files import DamagedJsonError, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 BEST_FILE = "best.json"
-"""In a run's folder: the checkpoint with the lowest KID so far, {"checkpoint", "kid", "step", "kid_features"}."""
+"""In a run's folder: the checkpoint with the lowest KID so far, {"checkpoint", "kid", "step", "kid_features"}.
+
+The KID is in the judge's features; of a run without a judge in those of the random network: see `kid_space`."""
+JUDGE, RANDOM = "judge", "random"
+"""Whose features a KID is measured in: the judge's, or, where there is none, the seeded random network's."""
+
+
+def kid_space(metrics: Mapping[str, Any]) -> str | None:
+    """Return whose features the kid among a run's metrics is measured in: judge or random; None where nothing says it.
+
+    Runs of before this was written down measured the random features' KID twice where there was no judge.
+    """
+    kid, random, stated = (metrics.get(name) for name in ("kid", "kid_random", "kid_space"))
+    if kid is not None and stated in (JUDGE, RANDOM):
+        return str(stated)
+    if kid is None or random is None:
+        return None
+    return RANDOM if kid == random else JUDGE
 
 
 def best_in(run_folder: Path) -> dict[str, Any] | None:
     """Return what a run's best.json says, or None where nothing was measured yet or it cannot be read."""
     try:
-        noted = json.loads((run_folder / BEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(run_folder / BEST_FILE)
+    except DamagedJsonError:
         return None
-    return noted if isinstance(noted, dict) else None
 
 
 @dataclass(frozen=True)
@@ -33,12 +50,19 @@ class Measured:
     """Lower is better; NaN where it was not measured."""
     kid_features: str = ""
     """Digest of the network in whose features KID was measured: others' figures cannot be compared with it."""
+    kid_space: str | None = None
+    """Whose features these are: judge or random."""
 
     @classmethod
     def of(cls, step: int, metrics: Mapping[str, Any]) -> Measured:
         """Return what a checkpoint's metrics say."""
         kid = metrics.get("kid")
-        return cls(step, math.nan if kid is None else float(kid), str(metrics.get("kid_features", "")))
+        return cls(
+            step,
+            math.nan if kid is None else float(kid),
+            str(metrics.get("kid_features", "")),
+            kid_space(metrics),
+        )
 
 
 def best_of(newest: Measured, others: Iterable[Measured]) -> Measured | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histolatent._config import help_of
+from napari_histolatent.training._keeping import JUDGE, RANDOM, kid_space
 from napari_histolatent.training.config import ClassifierConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ NOT_STATED = "not stated"
 _SPLITS = ("train", "val", "test", "")
 
 _MEANINGS = {
-    "kid": "KID to held-out patches in the judge's features (without a judge: in random ones); 0 is best",
+    "kid": "KID to held-out patches in the features of kid_features; 0 is best",
     "kid_random": "KID to held-out patches in the features of a seeded random network; 0 is best",
+    "kid_space": "whose features kid was measured in: a judge's, or a seeded random network's",
     "kid_features": "digest of the network in whose features kid was measured",
     "pixel_sd": "standard deviation of a pixel over samples, mean over pixels, in [-1, 1]; low: collapsed",
     "pixel_sd_real": "the same of real patches",
@@ -52,6 +54,10 @@ _MEANINGS = {
     "accuracy": "share of held-out patches put in their own class",
     "n": "held-out patches measured on",
     "split": "the split that they are of",
+}
+_KIDS = {
+    JUDGE: "KID to held-out patches in the judge's features; 0 is best",
+    RANDOM: "KID to held-out patches, the same as kid_random: there was no judge; 0 is best",
 }
 _MPP_IS_ASSUMED = "mpp_is_assumed"
 """Among a checkpoint's metrics where its mpp is nothing that the data said."""
@@ -260,13 +266,15 @@ def _data(facts: CardFacts) -> Iterator[str]:
 
 
 def _metrics(facts: CardFacts) -> Iterator[str]:
+    space = kid_space(facts.checkpoint.metrics)
+    meanings = _MEANINGS if space is None else _MEANINGS | {"kid": _KIDS[space]}
     rows: list[list[Any]] = []
     warnings: list[str] = []
     for name, value in _flat(facts.checkpoint.metrics):
         if isinstance(value, (list, tuple)):  # warnings
             warnings += map(str, value)
         elif name != _MPP_IS_ASSUMED:
-            rows.append([name, _number(value), _MEANINGS.get(name.rpartition(": ")[2], "")])
+            rows.append([name, _number(value), meanings.get(name.rpartition(": ")[2], "")])
     if rows:
         yield from _table(["metric", "value", "meaning"], rows)
         yield ""
@@ -278,7 +286,7 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
         yield "Feature networks, frozen before training:"
         yield ""
         yield from _table(
-            ["judge", "digest"], [[name, f"`{digest}`"] for name, digest in sorted(facts.judges.items())]
+            ["network", "digest"], [[name, f"`{digest}`"] for name, digest in sorted(facts.judges.items())]
         )
     if warnings:
         yield ""

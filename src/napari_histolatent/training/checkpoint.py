@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import reprlib
 import shutil
 import socket
 from contextlib import contextmanager, suppress
@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from napari_histolatent._files import digest_of_file, replacing, write_json
+from napari_histolatent._files import (
+    DamagedJsonError,
+    digest_of_file,
+    json_field,
+    read_json_object,
+    replacing,
+    write_json,
+)
 from napari_histolatent.errors import CheckpointError
 from napari_histolatent.training._keeping import Measured, best_of, steps_to_drop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -61,32 +68,47 @@ class Checkpoint:
             If it is not one, is incomplete, or was written by a newer version.
         """
         try:
-            info = json.loads((path / INFO_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            msg = f"{path} is not a checkpoint ({INFO_FILE} is missing or broken); choose a run folder or another checkpoint."
+            info = read_json_object(path / INFO_FILE)
+        except DamagedJsonError as error:
+            msg = f"{path} is not a checkpoint ({INFO_FILE} {error}); choose a run folder or another checkpoint."
             raise CheckpointError(msg) from error
-        version = info.get("format_version") if isinstance(info, dict) else None
+        version = info.get("format_version")
         if version != FORMAT_VERSION:
-            msg = f"{path} has checkpoint format {version!r}, this version reads {FORMAT_VERSION}; update napari-histolatent."
+            msg = f"{path} has checkpoint format {reprlib.repr(version)}, this version reads {FORMAT_VERSION}; update napari-histolatent."
             raise CheckpointError(msg)
         try:
             return cls(
                 path=path,
-                kind=str(info["kind"]),
-                step=int(info["step"]),
-                steps=int(info["steps"]),
-                config=dict(info["config"]),
-                classes=tuple(info["classes"]),
-                size_px=int(info["size_px"]),
-                mpp=None if info["mpp"] is None else float(info["mpp"]),
-                dataset_digest=str(info["dataset_digest"]),
-                digest=str(info["digest"]),
-                metrics=dict(info["metrics"]),
-                state_digest=str(info.get("state_digest", "")),
+                kind=json_field(info, "kind", str),
+                step=json_field(info, "step", int, least=0),
+                steps=json_field(info, "steps", int, least=0),
+                config=json_field(info, "config", dict),
+                classes=_classes_of(info),
+                size_px=json_field(info, "size_px", int, least=1),
+                mpp=None if info.get("mpp", 0) is None else json_field(info, "mpp", float, least=1e-6),
+                dataset_digest=json_field(info, "dataset_digest", str),
+                digest=json_field(info, "digest", str),
+                metrics=_metrics_of(info),
+                state_digest=json_field({"state_digest": "", **info}, "state_digest", str),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             msg = f"{path / INFO_FILE} lacks or garbles {error}; choose another checkpoint of the run."
             raise CheckpointError(msg) from error
+
+
+def _classes_of(info: Mapping[str, Any]) -> tuple[str, ...]:
+    names = json_field(info, "classes", list)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"'classes' ({reprlib.repr(names)})")
+    return tuple(names)
+
+
+def _metrics_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics, in which the next checkpoint looks for the KID; null: it was not measured, or no number."""
+    metrics: dict[str, Any] = json_field(info, "metrics", dict)
+    if metrics.get("kid") is not None:
+        json_field(metrics, "kid", float)
+    return metrics
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -246,9 +268,29 @@ def _note_best(file: Path, saved: Checkpoint, there: dict[int, Path]) -> int | N
         "kid": best.kid,
         "step": best.step,
         "kid_features": best.kid_features,
+        "kid_space": best.kid_space,
     }
     write_json(file, noted)
     return best.step
+
+
+def require_fitting(checkpoint: Checkpoint, module: nn.Module) -> None:
+    """Compare a network's weights with what the header of a checkpoint's weights file says, without reading those.
+
+    Parameters
+    ----------
+    checkpoint
+        Whose facts say how large the network is; anybody may have written them.
+    module
+        The network of these facts, on the meta device: as large as it may be, it takes no memory there.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is broken, is not safetensors, or belongs to another network.
+    """
+    shapes = _shapes_in(checkpoint.path / MODEL_FILE)
+    _require_same(shapes, module, checkpoint)
 
 
 def load_weights(checkpoint: Checkpoint, module: nn.Module, device: torch.device) -> None:
@@ -300,9 +342,13 @@ def _set_back(task: TrainingTask, state: dict[str, torch.Tensor], checkpoint: Ch
         module.load_state_dict(_matching(_under(state, f"module.{name}."), module, checkpoint))
     for name, optimizer in task.optimizers.items():
         own = optimizer.state_dict()
+        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
         per_parameter: dict[int, dict[str, Any]] = {}
         for key, value in _under(state, f"optimizer.{name}.").items():
             index, quantity = key.split(".", 1)
+            # torch looks at shapes at the first step only; a count has none.
+            if value.dim() and value.shape != shapes[int(index)]:
+                raise ValueError(f"{key} is of another shape")
             # Adam counts its steps on the CPU whatever the device of its parameters.
             per_parameter.setdefault(int(index), {})[quantity] = value.cpu() if quantity == "step" else value
         optimizer.load_state_dict({"state": per_parameter, "param_groups": own["param_groups"]})
@@ -342,11 +388,16 @@ def _load(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
 
 def _require_whole(path: Path) -> None:
     """Refuse a safetensors file that is cut off: its header says how long it has to be."""
+    _shapes_in(path)
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a safetensors file: of the file, only the header is read."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt"):
-            pass
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         msg = f"{path} cannot be read as safetensors ({error}); it is truncated or of another format: choose another checkpoint."
         raise CheckpointError(msg) from error
@@ -355,9 +406,12 @@ def _require_whole(path: Path) -> None:
 def _matching(
     state: dict[str, torch.Tensor], module: nn.Module, checkpoint: Checkpoint
 ) -> dict[str, torch.Tensor]:
-    own = module.state_dict()
-    if {k: tuple(v.shape) for k, v in state.items()} != {k: tuple(v.shape) for k, v in own.items()}:
-        network = checkpoint.config.get("network")
-        msg = f"The weights of {checkpoint.path} are not those of the network {network!r} that it names; choose another checkpoint."
-        raise CheckpointError(msg)
+    _require_same({name: tuple(value.shape) for name, value in state.items()}, module, checkpoint)
     return state
+
+
+def _require_same(shapes: dict[str, tuple[int, ...]], module: nn.Module, checkpoint: Checkpoint) -> None:
+    if shapes != {name: tuple(value.shape) for name, value in module.state_dict().items()}:
+        network = reprlib.repr(checkpoint.config.get("network"))
+        msg = f"The weights of {checkpoint.path} are not those of the network {network} that it names; choose another checkpoint."
+        raise CheckpointError(msg)

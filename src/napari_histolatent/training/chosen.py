@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from napari_histolatent._files import DamagedJsonError, json_field, read_json_object
 from napari_histolatent.errors import CheckpointError
 from napari_histolatent.runs import Run
 from napari_histolatent.training._keeping import BEST_FILE
@@ -58,10 +58,9 @@ def _only(checkpoint: Checkpoint, step: int | None, *, best: bool) -> Checkpoint
 
 
 def _step_of_best(run: Run) -> int:
-    file = run.path / BEST_FILE
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
+        return json_field(read_json_object(run.path / BEST_FILE), "step", int, least=0)
+    except ValueError as error:
+        why = error if isinstance(error, DamagedJsonError) else f"lacks or garbles {error}"
         msg = f"{run.path} has measured no best checkpoint yet ({BEST_FILE} {why}); leave --best out, or let it train on."
         raise CheckpointError(msg) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +18,28 @@ DESIGNS = ("modern", "s1")
 """How a DCGAN is built: as it trains best here, or as in Fernandez et al."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 _TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+_MOST = 10**9
+"""Of steps and whatever is counted in them: more than a year of them."""
+_LEAST_PX, _LARGEST_S1_PX = 16, 512
+
+
+def require_size(design: str, size_px: int) -> None:
+    """Refuse a size that a design of GAN cannot have, as `build_gan` does; needs no torch.
+
+    Raises
+    ------
+    UserError
+        With the sizes that it can have.
+    """
+    if design == "s1":
+        fits = size_px % _LEAST_PX == 0 and _LEAST_PX <= size_px <= _LARGEST_S1_PX
+        sizes = f"64, 128, 256 or 512 px (or another multiple of {_LEAST_PX} below {_LARGEST_S1_PX})"
+    else:
+        fits = size_px >= _LEAST_PX and size_px.bit_count() == 1
+        sizes = "16, 32, 64, ... px"
+    if not fits:
+        msg = f"The {design} design draws squares of {sizes}, not {size_px}; cut patches of such a size."
+        raise UserError(msg)
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,8 @@ class _Config:
 
     may_be_0: ClassVar[frozenset[str]] = frozenset({"seed"})
     """The whole numbers that mean something at 0; a seed may be below, too."""
+    at_most: ClassVar[Mapping[str, int]] = {"size_px": 2048, "batch_size": 2**16}
+    """The most that whole numbers may be, where that is less than `_MOST`."""
     below_1: ClassVar[frozenset[str]] = frozenset()
     """The shares: from 0 to below 1."""
 
@@ -50,6 +75,10 @@ class _Config:
             least = 0 if item.name in self.may_be_0 else 1
             if kind is int and item.name != "seed" and value < least:
                 msg = f"{item.name} has to be at least {least}, not {value}."
+                raise UserError(msg)
+            most = self.at_most.get(item.name, _MOST)
+            if kind is int and item.name != "seed" and value > most:
+                msg = f"{item.name} has to be at most {most}, not {reprlib.repr(value)}."
                 raise UserError(msg)
             if item.name == "seed" and not -(2**63) <= value < 2**63:
                 msg = f"seed has to lie from -2^63 to below 2^63, not at {value}."
@@ -172,7 +201,8 @@ class TrainingConfig(_Config):
         500, "Steps between measurements of quality and health; 0: at checkpoints only."
     )
     judge: str = option(
-        "", "Classifier, as a run or checkpoint folder, that measures quality; empty: the shipped one."
+        "",
+        "Classifier, as a run or checkpoint folder, that measures quality; empty: the shipped one, or none.",
     )
     keep_checkpoints: int = option(2, "Newest checkpoints to keep, besides the best and the milestones.")
     milestone_every: int = option(0, "Every so many steps a checkpoint is kept for good; 0: none.")
@@ -189,6 +219,15 @@ class TrainingConfig(_Config):
         "metrics_every",
         "milestone_every",
     }
+    at_most: ClassVar[Mapping[str, int]] = {
+        **_Config.at_most,
+        "z_dim": 4096,
+        "base_channels": 1024,
+        "generator_steps": 100,
+        "devices": 1024,
+        "nodes": 1024,
+        "keep_checkpoints": 10_000,
+    }
     below_1: ClassVar[frozenset[str]] = frozenset(
         {"ema_decay", "beta1", "beta2", "label_smoothing", "stain_jitter"}
     )
@@ -200,6 +239,7 @@ class TrainingConfig(_Config):
             if value not in choices:
                 msg = f"There is no {name} named {value!r}; choose one of {', '.join(choices)}."
                 raise UserError(msg)
+        require_size(self.design, self.size_px)
         if self.continuous_labels and not self.has_classes:
             msg = f"The network {self.network} has no classes to label; train cdcgan, or without continuous_labels."
             raise UserError(msg)
@@ -255,6 +295,7 @@ class ClassifierConfig(_Config):
     )
 
     augmentations: ClassVar[tuple[str, ...]] = ("plain", "robust")
+    at_most: ClassVar[Mapping[str, int]] = {**_Config.at_most, "base_channels": 1024}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -266,6 +307,23 @@ class ClassifierConfig(_Config):
             if value not in choices:
                 msg = f"There is no {what} named {value!r}; choose one of {', '.join(choices)}."
                 raise UserError(msg)
+        if self.weights_sha256 and not self.weights:
+            msg = f"The digest {reprlib.repr(self.weights_sha256)} is stated, but no file of weights; name the file, or leave weights_sha256 (--weights-sha256) out."
+            raise UserError(msg)
+        if self.network == "convnet":
+            self._require_convnet()
+
+    def _require_convnet(self) -> None:
+        """Refuse what the convnet would quietly pass over, or is too small for."""
+        if self.size_px < _LEAST_PX:
+            msg = f"The convnet classifier needs patches of at least {_LEAST_PX} px, not {self.size_px}; cut larger patches."
+            raise UserError(msg)
+        if self.weights:
+            msg = f"The convnet classifier learns from scratch and cannot start from {self.weights}; leave weights (--weights) empty, or choose inception_v3."
+            raise UserError(msg)
+        if self.fine_tune:
+            msg = "The convnet classifier learns in all its layers anyway; leave fine_tune (--fine-tune) out, or choose inception_v3."
+            raise UserError(msg)
 
     @property
     def network_options(self) -> dict[str, Any]:
@@ -298,6 +356,7 @@ class EncoderConfig(_Config):
     generator_digest: str = option("", "Weights that the encoder belongs to; set from the generator.")
 
     networks: ClassVar[tuple[str, ...]] = ("convnet",)
+    at_most: ClassVar[Mapping[str, int]] = {**_Config.at_most, "base_channels": 1024, "z_dim": 4096}
     priors: ClassVar[tuple[str, ...]] = ("normal", "uniform")
 
     def __post_init__(self) -> None:

@@ -16,11 +16,14 @@ from napari_histolatent.training.checkpoint import (
     checkpoints_in,
     latest_checkpoint,
     load_weights,
+    require_fitting,
 )
 from napari_histolatent.training.config import ClassifierConfig, EncoderConfig, TrainingConfig
 from napari_histolatent.training.shipped import SHIPPED, shipped_of_kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from napari_histolatent.models.protocols import Classifier, Encoder, Generator
@@ -90,11 +93,14 @@ def load_generator(named: str | Path, *, device: str = "auto") -> LoadedGenerato
     checkpoint = find_checkpoint(named)
     _require_kind(checkpoint, "gan", "generator")
     config = TrainingConfig.from_json(checkpoint.config)
-    network, _ = build_gan(
-        config.network,
-        classes=checkpoint.classes,
-        size_px=checkpoint.size_px,
-        **config.network_options,
+    network = _built(
+        checkpoint,
+        lambda: build_gan(
+            config.network,
+            classes=checkpoint.classes,
+            size_px=checkpoint.size_px,
+            **config.network_options,
+        )[0],
     )
     place = _ready(network, checkpoint, device)
     _settle_if_stopped(network, checkpoint, config)
@@ -112,11 +118,14 @@ def load_classifier(named: str | Path, *, device: str = "auto") -> LoadedClassif
     checkpoint = find_checkpoint(named, kind="classifier")
     _require_kind(checkpoint, "classifier", "classifier")
     config = ClassifierConfig.from_json(checkpoint.config)
-    network = build_classifier(
-        config.network,
-        classes=checkpoint.classes,
-        size_px=checkpoint.size_px,
-        base_channels=config.base_channels,
+    network = _built(
+        checkpoint,
+        lambda: build_classifier(
+            config.network,
+            classes=checkpoint.classes,
+            size_px=checkpoint.size_px,
+            base_channels=config.base_channels,
+        ),
     )
     place = _ready(network, checkpoint, device)
     return LoadedClassifier(network, checkpoint, place)
@@ -155,13 +164,16 @@ def load_encoder(
     if generator_digest is not None and config.generator_digest != generator_digest:
         msg = f"The encoder {checkpoint.path} belongs to another generator (digest {config.generator_digest[:12]}, this one has {generator_digest[:12]}); train one for this generator."
         raise CheckpointError(msg)
-    network = build_encoder(
-        config.network,
-        classes=checkpoint.classes,
-        size_px=checkpoint.size_px,
-        z_dim=config.z_dim,
-        prior=config.prior,
-        base_channels=config.base_channels,
+    network = _built(
+        checkpoint,
+        lambda: build_encoder(
+            config.network,
+            classes=checkpoint.classes,
+            size_px=checkpoint.size_px,
+            z_dim=config.z_dim,
+            prior=config.prior,
+            base_channels=config.base_channels,
+        ),
     )
     place = _ready(network, checkpoint, device)
     return LoadedEncoder(network, checkpoint, place)
@@ -180,7 +192,7 @@ def _encoder_beside(generator: Checkpoint) -> Checkpoint | None:
 
 def _require_kind(checkpoint: Checkpoint, kind: str, what: str) -> None:
     if checkpoint.kind != kind:
-        msg = f"{checkpoint.path} holds a {checkpoint.kind}, where a {what} is needed; name another run."
+        msg = f"{checkpoint.path} holds a {checkpoint.kind[:40]}, where a {what} is needed; name another run."
         raise CheckpointError(msg)
 
 
@@ -190,6 +202,20 @@ def _settle_if_stopped(network: Any, checkpoint: Checkpoint, config: TrainingCon
 
     if not is_settled(checkpoint):
         settle(network, config)
+
+
+def _built(checkpoint: Checkpoint, build: Callable[[], Any]) -> Any:
+    """Build the network of a checkpoint, once it is known to be as large as the weights beside it.
+
+    How large it is to be, the facts say, and those anybody may have written: on the meta device it costs nothing
+    to see what would come of them.
+    """
+    import torch
+
+    with torch.device("meta"):
+        outline = build()
+    require_fitting(checkpoint, outline)
+    return build()
 
 
 def _ready(network: Any, checkpoint: Checkpoint, device: str) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 
 from napari_histolatent._files import write_json
 from napari_histolatent._pictures import save_picture
-from napari_histolatent.errors import CheckpointError, UserError, writing_to
+from napari_histolatent.errors import CheckpointError, UserError, passing_through, writing_to
 from napari_histolatent.models.devices import resolve_device
 from napari_histolatent.runs import RunEvent
 from napari_histolatent.training._classifier_task import ClassifierTask
@@ -25,7 +25,7 @@ from napari_histolatent.training._task import JudgedTask
 from napari_histolatent.training._tensorboard import TensorBoard
 from napari_histolatent.training.checkpoint import Checkpoint, checkpoints_in, restore, save_checkpoint
 from napari_histolatent.training.config import ClassifierConfig, EncoderConfig, TrainingConfig
-from napari_histolatent.training.suitable import require_trainable
+from napari_histolatent.training.suitable import require_possible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +100,7 @@ def train(
     """
     resolve_device(config.device)
     told = _Told(on_event, TensorBoard(folder) if getattr(config, "tensorboard", False) else None)
+    should_stop = passing_through(should_stop)
     encoder_steps = config.encoder_steps if isinstance(config, TrainingConfig) else 0
     with told:
         tell = _before_encoder(encoder_steps, told) if encoder_steps else told
@@ -180,7 +181,7 @@ def _train(
 ) -> tuple[Checkpoint, bool]:
     """Return the last checkpoint, and whether this process is the first of those that train together."""
     needs_classes = not isinstance(config, TrainingConfig) or config.has_classes
-    require_trainable(dataset, config.size_px, needs_classes=needs_classes)
+    require_possible(config, dataset)
     if isinstance(config, TrainingConfig):
         processes = join(
             device=config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
@@ -330,7 +331,7 @@ class _Told:
     """Passes events on, to TensorBoard too where it is wanted, and knows how far the training has come."""
 
     def __init__(self, on_event: Callable[[RunEvent], None], board: TensorBoard | None) -> None:
-        self._on_event, self._board = on_event, board
+        self._on_event, self._board = passing_through(on_event), board
         self.step = self.checkpoints = 0
 
     def __call__(self, event: RunEvent) -> None:

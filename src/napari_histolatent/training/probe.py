@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _WARM_UP_STEPS = 2
 _MOST_STEPS = 40
-_NEVER = 2**31 - 1
+_NEVER = 10**9
 _COPIES = {"model": 1, "trained": 3}
 """Of its weights a checkpoint holds the used ones once, and each trained network with Adam's two moments."""
 
@@ -56,8 +56,8 @@ def measure(
     dict
         `seconds_per_step` (mean of the steps after the first two: lazy penalties come at some of them only),
         `seconds_per_step_median`, `steps`, `device`, `checkpoint_bytes`, `memory_bytes` (of the device, on the
-        processor of the process, at its highest). Measurements, checkpoints and the encoder's steps are not in
-        it; they draw no more images at once than a step has.
+        processor of the process, at its highest). For measurements, checkpoints and the encoder's steps see
+        `beside_steps`; they draw no more images at once than a step has.
 
     Raises
     ------

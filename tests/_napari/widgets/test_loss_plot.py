@@ -128,3 +128,24 @@ def test_the_wheel_is_left_to_the_dock(plot: LossPlot) -> None:
     plot.wheelEvent(event)
     assert not event.isAccepted()
     assert plot.getPlotItem().viewRange() == before
+
+
+def test_numbers_that_fall_by_decades_are_drawn_as_such(qtbot: Any) -> None:
+    widget = LossPlot("KID", logarithmic=True)
+    qtbot.addWidget(widget)
+    for step, value in enumerate((1000.0, 10.0, 0.1, -0.5)):
+        widget.add_losses(step, {"KID": value})
+    widget.redraw()
+    (_, drawn) = lines_of(widget)["KID"]
+    assert drawn == pytest.approx([3, 1, -1, -3]), "what is not above 0 lies at the bottom"
+    assert widget.points["KID"][1][-1] == -0.5
+
+
+def test_the_legend_follows_the_theme(plot: LossPlot) -> None:
+    plot.add_losses(1, {"a": 1.0})
+    plot.redraw()
+    palette = QPalette(plot.palette())
+    palette.setColor(QPalette.ColorRole.WindowText, QColor(12, 34, 56))
+    plot.setPalette(palette)
+    ((_, label),) = plot.getPlotItem().legend.items
+    assert "#0c2238" in label.item.toHtml().lower()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -359,7 +360,7 @@ def test_what_happens_in_a_run_is_shown(
         run.append(
             RunEvent("progress", step, 100, {"generator": step / 10}, data={"images_per_second": 12.5})
         )
-    says(qtbot, view, "Running: step 20 of 100\ngenerator 2.00; 12.5 images/s on cpu")
+    says(qtbot, view, "Running: step 20 of 100\nLoss: generator 2.00\n12.5 images/s on cpu")
     assert view.plot.points == {"generator": ([10, 20], [1, 2])}
     assert (view.progress.value(), view.progress.maximum()) == (20, 100)
     (run.path / "samples").mkdir()
@@ -616,7 +617,7 @@ def test_what_was_measured_is_said_and_drawn(
     run.append(RunEvent("metrics", 50, 100, data={"metrics": metrics}))
     binding.watch(run.path)
     qtbot.waitUntil(lambda: "The samples are all alike." in view.warnings_note.text())
-    assert view.health_note.text().endswith(": KID 0.5.")
+    assert view.health_note.text().endswith("patches: 0.5 (KID; lower is better).")
     assert "KID in random features 0.25" in view.health_note.toolTip()
     assert view.plots.kid.points["KID"] == ([50], [0.5])
     run.append(RunEvent("metrics", 60, 100, data={"metrics": {**metrics, "kid": 0.125, "warnings": []}}))
@@ -699,7 +700,8 @@ def test_an_estimate_is_of_what_is_set(
 
     def estimate(dataset: Path, config: TrainingConfig, *, should_stop: Any) -> Estimate:
         asked.append((dataset, config))
-        return Estimate(0.5, 32.0, "cpu", 10**6, 10**9, config.steps, 3 * 10**6)
+        made = Estimate(0.5, 32.0, "cpu", 10**6, 10**9, config.steps, 3 * 10**6)
+        return replace(made, encoder_seconds=0.5 * config.encoder_steps)
 
     monkeypatch.setattr(train_binding.probe, "estimate", estimate)
     choose_dataset(qtbot, view, tiny_dataset)
@@ -713,7 +715,7 @@ def test_an_estimate_is_of_what_is_set(
     assert view.estimate_note.isHidden(), "it was of other settings"
     view.form["encoder_steps"].value = 1500
     qtbot.mouseClick(view.estimate_button, LEFT)
-    qtbot.waitUntil(lambda: "without the encoder's 1,500 steps" in view.estimate_note.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "(12 min for the encoder among it)" in view.estimate_note.text(), timeout=10_000)
 
 
 def test_an_estimate_is_cancelled(

@@ -80,7 +80,7 @@ def test_progress_is_in_steps(view: TrainView) -> None:
 def test_warnings_are_sentences_below_each_other(view: TrainView) -> None:
     assert view.warnings_note.isHidden()
     view.set_health("KID 0.1", ["One <b>thing</b>.", "Another."])
-    assert view.health_note.text().endswith("KID 0.1.")
+    assert view.health_note.text().endswith("patches: 0.1 (KID; lower is better).")
     first, second = view.warnings_note.text().splitlines()
     assert first.endswith("One <b>thing</b>.")
     assert view.warnings_note.textFormat() == Qt.TextFormat.PlainText, "it comes from a file"
@@ -157,7 +157,7 @@ def test_the_wheel_scrolls_the_dock_and_changes_no_setting(qtbot: Any, view: Tra
 
 def test_how_good_it_is_is_a_sentence_with_its_numbers_in_the_tooltip(view: TrainView) -> None:
     view.set_health("KID 0.1; KID in random features 0.2; contrast <90%>", [])
-    assert view.health_note.text().endswith("lower being better: KID 0.1.")
+    assert view.health_note.text().endswith("patches: 0.1 (KID; lower is better).")
     assert view.health_note.toolTip() == "KID 0.1<br>KID in random features 0.2<br>contrast &lt;90%&gt;"
     view.set_health("Accuracy 0.875 on 16 held-out patches", [])
     assert view.health_note.text() == "Accuracy 0.875 on 16 held-out patches"

@@ -131,3 +131,16 @@ def test_where_a_run_is_saved_to_is_in_plain_sight(form: TrainingForm) -> None:
     assert form.out_picker.isVisible()
     rows = form.out_picker.parentWidget().layout()
     assert rows.labelForField(form.out_picker).text() == "Save to"
+
+
+def test_the_arrow_of_more_options_has_the_colour_of_the_theme(qtbot: Any) -> None:
+    form = TrainingForm()
+    qtbot.addWidget(form)
+    form.show()
+    for color in ("white", "black"):
+        form.setStyleSheet(f"* {{ color: {color}; }}")
+        for icon in (form.more.collapsedIcon(), form.more.expandedIcon()):
+            image = icon.pixmap(16, 16).toImage()
+            pixels = [image.pixelColor(x, y) for x in range(image.width()) for y in range(image.height())]
+            darkest, lightest = (f(p.lightness() for p in pixels if p.alpha() > 128) for f in (min, max))
+            assert (darkest, lightest) == ((255, 255) if color == "white" else (0, 0))

@@ -50,3 +50,12 @@ def test_what_is_no_number_is_no_point() -> None:
     assert kids_of({"kid": None, "kid_random": "much"}) == {}
     assert kids_of({"kid": 0.5, "kid_random": 0.5}) == {"KID, random features": 0.5}, "without a judge"
     assert math.isnan(kids_of({"kid": math.nan})["KID"])
+
+
+def test_a_plot_without_points_is_hidden(plots: TrainingPlots) -> None:
+    assert plots.losses.isHidden(), "axes of nothing say nothing"
+    plots.add(10, {"generator": 1.0}, {})
+    plots.redraw()
+    assert not plots.losses.isHidden()
+    plots.clear()
+    assert plots.losses.isHidden()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from napari_histolatent._napari.widgets.training_words import (
@@ -10,6 +12,7 @@ from napari_histolatent._napari.widgets.training_words import (
     health_text,
     in_dock,
     seconds_left,
+    standing_words,
 )
 from napari_histolatent.jobs.probe import Device, Estimate
 from napari_histolatent.runs import RunStatus
@@ -29,7 +32,7 @@ GB = 1_000_000_000
                 "running", 500, 6500, {"a": 1.234, "b": 0.5}, {"images_per_second": 80.0, "device": "cpu"}
             ),
             # 6,000 steps of 16 patches at 80 a second
-            "Running: step 500 of 6,500, 20 min left\na 1.23; b 0.50; 80 images/s on cpu",
+            "Running: step 500 of 6,500, 20 min left\nLoss: a 1.23, b 0.50\n80 images/s on cpu",
         ),
         (RunStatus("finished", 10, 10, {}, {"images_per_second": 80.0}), "Finished: step 10 of 10"),
         (RunStatus("failed", 3, 10, message="No device."), "Failed: step 3 of 10\nNo device."),
@@ -44,10 +47,11 @@ def test_a_state_in_words(status: RunStatus, words: str) -> None:
 
 
 def test_a_crash_says_what_can_be_done() -> None:
-    with_one = described(RunStatus("interrupted", 30, 100, {}, {"checkpoint": "c"}), {})
+    kept = {"checkpoint": "checkpoints/step-00000020"}
+    with_one = described(RunStatus("interrupted", 30, 100, {}, kept), {})
     without = described(RunStatus("interrupted", 30, 100), {})
     assert with_one.startswith("Interrupted: step 30 of 100\nIts process ended without a word")
-    assert with_one.endswith("Resume goes on from its last checkpoint.")
+    assert with_one.endswith("Resume goes on from its last checkpoint, of step 20.")
     assert without.endswith("Resume begins anew.")
 
 
@@ -115,6 +119,53 @@ def test_health_in_words() -> None:
     assert health_text({"kid": None, "pixel_sd": 1.0, "pixel_sd_real": 0.0}) == ""
 
 
+def test_where_a_run_stands_in_a_table() -> None:
+    status = RunStatus(
+        "running",
+        500,
+        2000,
+        {"generator": 1.2345, "cross_entropy": 0.5},
+        {"images_per_second": 80.0, "device": "cpu"},
+    )
+    metrics = {
+        "kid": 0.01234,
+        "kid_random": 0.5,
+        "kid_features": "0123abcd",
+        "pixel_sd": 0.15,
+        "pixel_sd_real": 0.2,
+        "copies": 0.05,
+        "discriminator_right": 0.75,
+        "discriminator_real": 1.5,
+        "discriminator_fake": -0.25,
+        "sample_distance": 3.0,
+        "sample_distance_real": 0.0,
+        "nearest_distance": 3.0,
+    }
+    assert standing_words(status, metrics, {"batch_size": 16}) == {
+        "State": "Running",
+        "Steps done": "500 of 2,000 (25%)",
+        "Time left": "5 min",
+        "Speed": "80.0 images/s on cpu",
+        "Loss, generator": "1.23",
+        "Loss, cross entropy": "0.5",
+        "KID, judge's features": "0.0123",
+        "KID, random features": "0.5",
+        "Contrast": "75% of real patches'",
+        "Copies of training patches": "5%",
+        "Discriminator is right": "75% of the time",
+        "Score of real and generated": "1.50 and -0.25",
+    }
+    judged = {"accuracy": 0.9, "n": 617, "kid": 0.5, "kid_random": 0.5}
+    assert standing_words(RunStatus("gone"), judged, {}) == {
+        "State": "Folder is gone",
+        "KID, random features": "0.5",
+        "Accuracy, held-out patches": "90.0% of 617",
+    }
+    assert standing_words(RunStatus("new"), {"kid": None, "copies": "x"}, {}) == {
+        "State": "New, not started yet"
+    }
+
+
 def test_an_estimate_in_words() -> None:
     estimate = Estimate(0.25, 64.0, "cuda:0", 10**8, 3 * GB, 4800, 2 * GB)
     assert estimate.seconds == 1200.0
@@ -123,6 +174,11 @@ def test_an_estimate_in_words() -> None:
     assert "3.0 GB of memory, 2.0 GB on the disk (50.0 GB free)." in text
     assert "choose another folder" in estimate_text(estimate, free_bytes=GB)
     assert estimate_text(estimate, free_bytes=None).endswith("2.0 GB on the disk.")
+    more = replace(estimate, measuring_seconds=120.0, encoder_seconds=480.0)
+    assert estimate_text(more, free_bytes=None).startswith(
+        "About 30 min (2 min for measuring and 8 min for the encoder among it) for 4,800 steps: 250 ms a step"
+    )
+    assert "measuring" not in estimate_text(replace(estimate, measuring_seconds=1.0), free_bytes=None)
     assert [bytes_text(n) for n in (1, 30 * 10**6, 99 * 10**6, GB)] == ["1 MB", "30 MB", "99 MB", "1.0 GB"]
 
 

@@ -26,6 +26,9 @@ _MOST_POINTS = 2000
 """Points of a line that are drawn: more cannot be told apart, and each costs time on the UI thread."""
 
 
+LEAST_LOGARITHMIC = 1e-3
+
+
 class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
     """Numbers over steps, one line each, in the window's own colours.
 
@@ -35,10 +38,15 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
         What the numbers are.
     with_points
         Mark each point: for numbers that are measured now and then.
+    logarithmic
+        Show values on a logarithmic axis: for numbers that fall by orders of magnitude. What is below
+        `LEAST_LOGARITHMIC`, or not above 0, is drawn there.
     """
 
-    def __init__(self, label: str = "loss", *, with_points: bool = False) -> None:
+    def __init__(self, label: str = "loss", *, with_points: bool = False, logarithmic: bool = False) -> None:
         super().__init__()
+        self._logarithmic = logarithmic
+        self.setLogMode(x=False, y=logarithmic)
         self.setMinimumHeight(150)
         self.setLabel("bottom", "step")
         self.setLabel("left", label)
@@ -104,6 +112,8 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
                     name=escape(name),  # a legend renders HTML
                     **(marks if self._with_points else {}),
                 )
+            if self._logarithmic:
+                values = [max(value, LEAST_LOGARITHMIC) for value in values]
             every = -(-len(steps) // _MOST_POINTS)
             self._lines[name].setData(_thinned(steps, every), _thinned(values, every))
         self._stale.clear()
@@ -130,6 +140,8 @@ class LossPlot(pg.PlotWidget):  # type: ignore[misc, unused-ignore]
             axis.setPen(palette.windowText().color())
             axis.setTextPen(palette.windowText().color())
         self._legend.setLabelTextColor(palette.windowText().color())
+        for _, label in self._legend.items:
+            label.setText(label.text)  # else those that are there keep the colour of the theme before
 
 
 def _thinned(values: list[float], every: int) -> list[float]:

@@ -12,7 +12,7 @@ from napari_histolatent._napari._closing_question import closing_question_of
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.widgets.run_binding import RunBinding
-from napari_histolatent._napari.widgets.run_compare_view import RunCompareView
+from napari_histolatent._napari.widgets.run_compare_binding import RunCompareBinding
 from napari_histolatent._napari.widgets.runs_list import row_of
 from napari_histolatent._napari.widgets.training_words import device_titles, estimate_text, in_dock
 from napari_histolatent.errors import DatasetError, UserError
@@ -21,7 +21,6 @@ from napari_histolatent.jobs.extraction import EXTRACT
 from napari_histolatent.jobs.follow import new_training
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import ENDED, Run, known_runs, launch
-from napari_histolatent.training.compare import compare_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.widgets.runs_list import RunRow
     from napari_histolatent._napari.widgets.train_view import TrainView
     from napari_histolatent.jobs.probe import Device, Estimate
-    from napari_histolatent.training.compare import RunComparison
 
 _POLL_SECONDS = 0.3
 _LIST_SECONDS = 2.0
+_SPLITS = {"train": "to learn from", "val": "held out (val)", "test": "held out (test)"}
 
 _devices: list[tuple[Device, ...]] = []
 """What this machine has, once it was asked: it does not change while napari runs."""
@@ -47,7 +46,7 @@ class TrainBinding:
         self._known: dict[Path, Run] = {}
         """Runs of the list, each of which remembers what it has read. Of the list's thread."""
         self._is_first_list = True
-        self._comparer_view: RunCompareView | None = None
+        self._comparer = RunCompareBinding(view)
         self._question: ClosingQuestion | None = None
         self._opened: Path | None = None
         """The dataset that could be opened."""
@@ -56,7 +55,7 @@ class TrainBinding:
         self._starter = LatestWorker(on_error=lambda _: view.start_button.setEnabled(True), in_words=in_dock)
         self._estimator = LatestWorker(on_error=lambda _: view.set_estimate(""), in_words=in_dock)
         self._lister, self._dataset_reader = LatestWorker(), LatestWorker()
-        self._suggester, self._prober, self._comparer = LatestWorker(), LatestWorker(), LatestWorker()
+        self._suggester, self._prober = LatestWorker(), LatestWorker()
         self._runs = RunBinding(
             viewer,
             view,
@@ -97,9 +96,14 @@ class TrainBinding:
             self._dataset_reader,
             self._suggester,
             self._prober,
-            self._comparer,
+            self._comparer.worker,
         )
         return (*own, *self._runs.workers)
+
+    @property
+    def comparer(self) -> RunCompareBinding:
+        """What shows two runs side by side."""
+        return self._comparer
 
     @property
     def runs(self) -> RunBinding:
@@ -113,9 +117,7 @@ class TrainBinding:
         for worker in self.workers:
             worker.cancel()
         self._runs.close()
-        if self._comparer_view is not None:
-            self._comparer_view.close()
-            self._comparer_view = None
+        self._comparer.close()
         if self._question is not None:
             self._question.remove_starts(self._is_starting)
         self._session.dataset_changed.disconnect(self._show_dataset, missing_ok=True)
@@ -196,11 +198,7 @@ class TrainBinding:
 
         def show(found: tuple[Estimate | None, int | None]) -> None:
             estimate, free = found
-            text = estimate_text(estimate, free_bytes=free) if estimate else ""
-            encoder_steps = int(values.get("encoder_steps", 0))
-            if text and encoder_steps:
-                text += f" All that is without the encoder's {encoder_steps:,} steps."
-            self._view.set_estimate(text)
+            self._view.set_estimate(estimate_text(estimate, free_bytes=free) if estimate else "")
 
         self._estimator.submit(work, show)
 
@@ -313,33 +311,17 @@ class TrainBinding:
 
     def _compare(self) -> None:
         selected = self._view.runs_list.selected
-        if len(selected) != 2:
-            return
-
-        def work(_: Callable[[], bool]) -> tuple[RunComparison, list[tuple[str, Any]]]:
-            runs = [Run(path) for path in selected]
-            curves = [
-                (run.path.name, [(e.step, e.losses, e.data.get("metrics") or {}) for e in run.events()[0]])
-                for run in runs
-            ]
-            return compare_runs(runs[0], runs[1]), curves
-
-        def show(found: tuple[RunComparison, list[tuple[str, Any]]]) -> None:
-            if self._comparer_view is None:
-                self._comparer_view = RunCompareView(self._view)
-            self._comparer_view.set_comparison(found[0])
-            self._comparer_view.set_curves(found[1])
-            self._comparer_view.show()
-            self._comparer_view.raise_()
-
-        self._comparer.submit(work, show)
+        if len(selected) == 2:
+            self._comparer.compare(selected)
 
 
 def dataset_text(report: dict[str, Any]) -> str:
     """Return what a dataset holds, in words."""
     classes = ", ".join(f"{n:,} {name}" for name, n in report["classes"].items())
     text = f"{report['patches']:,} patches of {report['size_px']} px: {classes}"
-    splits = ", ".join(f"{n:,} {name}" for name, n in (report.get("splits") or {}).items() if n)
+    splits = ", ".join(
+        f"{n:,} {_SPLITS.get(name, name)}" for name, n in (report.get("splits") or {}).items() if n
+    )
     return f"{text}\n{splits}" if splits else text
 
 

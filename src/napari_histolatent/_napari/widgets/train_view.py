@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.widgets.loss_plot import LossPlot
 
 _WARNING_MARK = "⚠"
-_DISTANCE = "How far the samples are from real patches, lower being better"
+_DISTANCE = "The samples' distance from real patches: {value} ({name}; lower is better)."
 _WARNING_ON_DARK, _WARNING_ON_LIGHT = "#e8963f", "#8a4500"
 """Both at a contrast of 5 or more to the themes' backgrounds."""
 
@@ -168,7 +168,7 @@ class TrainView(ScrollingDock):
         """Show how many steps are done; unknown as long as the process starts."""
         self.progress.setRange(0, steps)
         self.progress.setValue(step)
-        self.progress.setFormat("%v of %m steps")
+        self.progress.setFormat(f"{step:,} of {steps:,} steps")
 
     def set_health(self, text: str, warnings: Sequence[str]) -> None:
         """Show how good and how healthy the network is, and what is wrong, a sentence each.
@@ -177,7 +177,8 @@ class TrainView(ScrollingDock):
         """
         first, *others = text.split("; ")
         if first.startswith("KID"):
-            self.health_note.setText(f"{_DISTANCE}: {first}.")
+            name, _, value = first.rpartition(" ")
+            self.health_note.setText(_DISTANCE.format(name=name, value=value))
             self.health_note.setToolTip("<br>".join(escape(part) for part in (first, *others)))
         else:
             self.health_note.setText(text)

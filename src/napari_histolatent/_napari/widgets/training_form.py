@@ -4,7 +4,7 @@ from dataclasses import fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QEvent, Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
@@ -32,6 +32,7 @@ _CLASSIFIER_NOTE = (
     "A small network that tells the classes apart: needed for Grad-CAM and to judge what a generator draws."
 )
 _AUTO = "auto"
+_EXPANDED, _COLLAPSED = "▼", "▶"
 
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "": ("steps", "batch_size"),
@@ -76,6 +77,7 @@ _ELSEWHERE = ("size_px", "preset", "device", "nodes")
 _LABELS = {
     "steps": "Steps",
     "batch_size": "Batch",
+    "size_px": "Patch size",
     "z_dim": "Latent length",
     "base_channels": "Finest width",
     "learning_rate": "Learning rate",
@@ -101,6 +103,9 @@ _LABELS = {
     "metrics_every": "Measure every",
     "log_every": "Report every",
     "tensorboard": "TensorBoard files",
+    "nodes": "Machines",
+    "fine_tune": "All layers learn",
+    "weights_sha256": "SHA-256 of the weights",
 }
 _UNITS = {
     **dict.fromkeys(
@@ -116,6 +121,7 @@ _UNITS = {
         "steps",
     ),
     "batch_size": "patches",
+    "size_px": "px",
     "keep_checkpoints": "newest",
 }
 """What is written behind a label."""
@@ -194,7 +200,7 @@ class TrainingForm(QWidget):
         self.out_picker.setToolTip("A folder that does not exist yet; checkpoints and pictures go there.")
         self.reset_button = QPushButton("Back to the preset")
         self.reset_button.setToolTip("Set every option to what the preset says.")
-        self.more = QCollapsible("More options")
+        self.more = QCollapsible("More options", expandedIcon=_EXPANDED, collapsedIcon=_COLLAPSED)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
         self._columns = {kind: self._column(form) for kind, form in self.forms.items()}
         for column in self._columns.values():
@@ -228,6 +234,24 @@ class TrainingForm(QWidget):
         self.reset_button.clicked.connect(self._take_preset)
         self._is_quiet = False
         self._show_kind()
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Follow the theme."""
+        super().changeEvent(event)
+        # Qt sends the first ones while the widget is still being made.
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange) and hasattr(self, "more"):
+            self._draw_arrows()
+
+    def showEvent(self, event: QEvent) -> None:
+        """Draw the arrows in the colour of the theme, which is known now."""
+        super().showEvent(event)
+        self._draw_arrows()
+
+    def _draw_arrows(self) -> None:
+        # They are pictures of the characters, in the colour that the text had when they were made.
+        self.more.toggleButton().ensurePolished()
+        self.more.setExpandedIcon(_EXPANDED)
+        self.more.setCollapsedIcon(_COLLAPSED)
 
     @staticmethod
     def _column(form: OptionsForm) -> QWidget:
@@ -333,6 +357,14 @@ def changes_text(base: TrainingConfig | ClassifierConfig, values: Mapping[str, A
 def label_of(name: str) -> str:
     """Return a field's label."""
     return _LABELS.get(name, name.replace("_", " ").capitalize())
+
+
+def with_unit(name: str, value: Any) -> str:
+    """Return a field's value as it is written in a table, with its unit."""
+    if name in _AUTO_AT_0 and value == 0:
+        return "auto"
+    unit = _UNITS.get(name)
+    return f"{shown(value)} {unit}" if unit else shown(value)
 
 
 def _label_with_unit(name: str, config: TrainingConfig | ClassifierConfig) -> str:

@@ -15,11 +15,17 @@ _HEIGHT_PX = 170
 
 
 class TrainingPlots(QWidget):
-    """Losses over steps, and below them the KID, as soon as there is one."""
+    """Losses over steps, and below them the KID, each as soon as there is one.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    loss, kid
+        What is written beside the axes.
+    """
+
+    def __init__(self, loss: str = "loss", kid: str = "KID") -> None:
         super().__init__()
-        self.losses, self.kid = LossPlot("loss"), LossPlot("KID", with_points=True)
+        self.losses, self.kid = LossPlot(loss), LossPlot(kid, with_points=True, logarithmic=True)
         self.kid.setToolTip(
             "Kernel inception distance between generated and held-out real patches: lower is better, about 0 is as "
             "near as real patches are to each other."
@@ -35,7 +41,7 @@ class TrainingPlots(QWidget):
         """Forget what is shown."""
         self.losses.clear_losses()
         self.kid.clear_losses()
-        self.kid.hide()
+        self._show_what_has_points()
 
     def add(self, step: int, losses: Mapping[str, float], metrics: Mapping[str, Any]) -> None:
         """Add what an event said; `redraw` shows it."""
@@ -47,9 +53,13 @@ class TrainingPlots(QWidget):
 
     def redraw(self) -> None:
         """Show what was added since."""
+        self._show_what_has_points()
         self.losses.redraw()
-        self.kid.setVisible(any(steps for steps, _ in self.kid.points.values()))
         self.kid.redraw()
+
+    def _show_what_has_points(self) -> None:
+        for plot in (self.losses, self.kid):
+            plot.setVisible(any(steps for steps, _ in plot.points.values()))
 
 
 def kids_of(metrics: Mapping[str, Any]) -> dict[str, float]:

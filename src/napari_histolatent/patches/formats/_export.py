@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histolatent._files import file_name_of, replacing, without_nan
-from napari_histolatent.errors import DatasetError, writing_to
+from napari_histolatent.errors import DatasetError, passing_through, writing_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,11 +44,11 @@ class Progress:
         DatasetError
             If stopping is asked for.
         """
-        if self.should_stop is not None and self.should_stop():
+        if self.should_stop is not None and passing_through(self.should_stop)():
             msg = f"Exporting was stopped after {done:,} of {self.total:,} patches; nothing was kept."
             raise DatasetError(msg)
         if self.on_progress is not None:
-            self.on_progress(done, self.total)
+            passing_through(self.on_progress)(done, self.total)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from PIL import Image
 
 from napari_histolatent._files import digest_of_file
 from napari_histolatent._pictures import open_picture
-from napari_histolatent.errors import DatasetError, UserError
+from napari_histolatent.errors import DatasetError, UserError, passing_through
 from napari_histolatent.patches._split import SPLITS, SplitSpec, split_by_group
 from napari_histolatent.patches._write import require_free, write_dataset
 from napari_histolatent.patches.formats._picture import provenance_in
@@ -341,7 +341,7 @@ def _with_heads(
     found: list[_Picture] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(pictures), _BATCH):
-            if should_stop is not None and should_stop():
+            if should_stop is not None and passing_through(should_stop)():
                 msg = f"Importing was stopped before any of {len(pictures):,} pictures was stored."
                 raise DatasetError(msg)
             found += pool.map(lambda picture: _with_head(folder, picture), pictures[start : start + _BATCH])
@@ -420,11 +420,11 @@ def _batches(
         for start in range(0, len(pictures), _BATCH):
             yield np.stack(list(pool.map(read, pictures[start : start + _BATCH])))
             done = min(start + _BATCH, len(pictures))
-            if should_stop is not None and should_stop():
+            if should_stop is not None and passing_through(should_stop)():
                 msg = f"Importing was stopped after {done:,} of {len(pictures):,} pictures; nothing was kept."
                 raise DatasetError(msg)
             if on_progress is not None:
-                on_progress(done, len(pictures))
+                passing_through(on_progress)(done, len(pictures))
 
 
 # --- the index
