@@ -61,9 +61,14 @@ COMMANDS = [
     "sample",
     "export",
     "classifier train",
+    "calibrate",
     "invert",
+    "calibrate",
     "flip",
     "interpolate",
+    "arithmetic",
+    "library add",
+    "library list",
     "gradcam",
 ]
 EXTRACT = ["--size", "32", "--mpp", "1.0", "--stride", "8"]
@@ -1203,6 +1208,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(
     outcome = run(command, model, *images, "--out", folder / "o", "--json", *options)
     assert outcome.code == 0
     files = [name for item in outcome.report["images"] for name in item.get("files", [item.get("file")])]
+    files += [item["tuned_weights"] for item in outcome.report["images"] if item.get("tuned_weights")]
     assert len(set(files)) == len(files)
     assert {str(folder / "o" / name) for name in files_below(folder / "o")} == set(files)
 

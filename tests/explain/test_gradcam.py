@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.explain.gradcam import grad_cam, probabilities
+from napari_histolatent.explain.gradcam import grad_cam, layer_name, layers_of, probabilities
 from napari_histolatent.models import build_classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from napari_histolatent.models.protocols import Classifier
 
 CLASSES = ("epithelium", "stroma", "fat")
@@ -32,10 +35,18 @@ def random_images(n: int, size_px: int = 32, seed: int | None = 1) -> torch.Tens
     return torch.rand(n, 3, size_px, size_px, generator=chance) * 2 - 1
 
 
-def independent_grad_cam(network: Classifier, image: torch.Tensor, target: int) -> np.ndarray:
+def independent_grad_cam(
+    network: Classifier, image: torch.Tensor, target: int, layer: str | None = None
+) -> np.ndarray:
     """Equations 1 and 2 of Selvaraju et al. 2017, by hooks and autograd."""
     maps: list[torch.Tensor] = []
-    hook = network.cam_layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    module = network.get_submodule(layer) if layer else network.cam_layer  # type: ignore[attr-defined]
+
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        maps.append(output)
+        return output.clone()  # what follows may work in place
+
+    hook = module.register_forward_hook(keep)
     with torch.enable_grad():
         score = network(image[None].clone().requires_grad_(True))[0, target]
         hook.remove()
@@ -186,3 +197,169 @@ class OtherClassifier:
 
 def test_probabilities_need_the_protocol_only() -> None:
     assert probabilities(OtherClassifier(), random_images(2)).shape == (2, 3)  # type: ignore[arg-type]
+
+
+# Layers
+
+
+def test_the_layers_of_the_convnet() -> None:
+    network = classifier()
+    names = layers_of(network)
+    # Each block ends with its activation: pooling belongs to none.
+    assert names == ("features.2", "features.6", "features.10", "features.14")[: len(names)]
+    assert len(names) == 4
+    modules = dict(network.named_modules())  # type: ignore[attr-defined]
+    assert all(isinstance(modules[name], nn.ReLU) for name in names)
+    assert modules[names[-1]] is network.cam_layer
+    assert layer_name(network) == names[-1]
+    assert not any(module._forward_hooks for module in modules.values())
+
+
+class Branched(nn.Module):
+    """A classifier of modules within modules, as the larger ones are: the inner ones are not named."""
+
+    classes, size_px = CLASSES, 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Module()
+        self.body.stem = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(inplace=True))
+        self.body.mixed = Mixed()
+        self.body.shared = nn.ReLU(inplace=True)
+        self.body.last = nn.Conv2d(8, 8, 3)
+        self.body.pool, self.body.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, len(CLASSES))
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        return self.body.last
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        body = self.body
+        maps = body.shared(body.last(body.shared(body.mixed(body.stem(images)))))
+        return body.head(body.pool(maps).flatten(1))
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.wide(maps), self.narrow(maps)], 1)
+
+
+def test_layers_of_modules_within_modules() -> None:
+    # The activation that is used twice has no one map.
+    assert layers_of(Branched()) == ("body.stem.1", "body.mixed", "body.last")
+
+
+def test_a_classifier_that_is_no_module_has_the_one_layer_it_states() -> None:
+    assert layers_of(OtherClassifier()) == ("Conv2d",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [classifier, lambda: Branched().eval()])
+def test_every_layer_against_an_independent_computation(make: Callable[[], Any]) -> None:
+    torch.manual_seed(3)
+    network, images = make(), random_images(2)
+    for layer in layers_of(network):
+        for image, heatmap in zip(
+            images, grad_cam(network, images, ["fat", "fat"], layer=layer), strict=True
+        ):
+            assert heatmap.layer == layer
+            expected = independent_grad_cam(network, image, 2, layer)
+            np.testing.assert_allclose(heatmap.values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["", "features.99", "nowhere"])
+def test_an_unknown_layer_is_refused(layer: str) -> None:
+    with pytest.raises(UserError, match=rf"no layer '{layer}'; choose one of features.2, .*features.14\.$"):
+        grad_cam(classifier(), random_images(1), ["fat"], layer=layer)
+
+
+def test_a_layer_without_places_is_refused() -> None:
+    network = classifier()
+    with pytest.raises(UserError, match="The layer 'head' of the classifier has no spatial extent; choose"):
+        grad_cam(network, random_images(1), ["fat"], layer="head")
+    assert not network.head._forward_hooks  # type: ignore[attr-defined]
+
+
+# Cost
+
+
+def test_an_image_is_classified_once_and_gradients_end_at_the_layer() -> None:
+    network, images = classifier(), random_images(3)
+    passes: list[int] = []
+    before: list[bool] = []
+    network.register_forward_hook(lambda _m, inputs, _o: passes.append(len(inputs[0])))  # type: ignore[attr-defined]
+    network.features[0].register_forward_hook(  # type: ignore[attr-defined]
+        lambda _m, inputs, _o: before.append(inputs[0].requires_grad)
+    )
+    grad_cam(network, images, ["fat"] * 3)
+    assert (passes, before) == ([3], [False])
+
+
+def test_portions_give_the_same_maps() -> None:
+    network, images = classifier(), random_images(5)
+    targets = ["fat", "stroma", "fat", "epithelium", "stroma"]
+    boxes = [(float(i), 0.0, i + 1.0, 1.0) for i in range(5)]
+    whole = grad_cam(network, images, targets, level0_boxes=boxes)
+    parts = grad_cam(network, images, targets, level0_boxes=boxes, batch_size=2)
+    assert [item.to_json()["level0_box"] for item in parts] == [list(box) for box in boxes]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-6)
+        assert (one.target, one.layer) == (other.target, other.layer)
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
+
+
+# Sanity, Adebayo et al. 2018
+
+
+def spotted(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images with a grey square in one of the corners, bright (class 0) or dark (class 1), and where it is."""
+    chance = torch.Generator().manual_seed(seed)
+    images = torch.rand(n, 3, 16, 16, generator=chance) * 0.6 - 0.3
+    labels = torch.arange(n) % 2
+    places = torch.randint(0, 2, (n, 2), generator=chance) * 8 + 1
+    squares = torch.zeros(n, 16, 16, dtype=torch.bool)
+    for i, (row, column) in enumerate(places.tolist()):
+        squares[i, row : row + 6, column : column + 6] = True
+        images[i][:, squares[i]] += 0.7 - 1.4 * float(labels[i])
+    return images, labels, squares
+
+
+def share_on_square(network: Any, layer: str) -> float:
+    images, labels, squares = spotted(16, seed=1)
+    maps = grad_cam(network, images, [CLASSES[i] for i in labels.tolist()], layer=layer)
+    shares = [
+        float(heatmap.values[square.numpy()].sum() / heatmap.values.sum())
+        for heatmap, square in zip(maps, squares, strict=True)
+        if heatmap.values.max() > 0
+    ]
+    return float(np.median(shares)) if shares else 0.0
+
+
+def test_randomised_weights_destroy_the_map_of_a_trained_classifier() -> None:
+    torch.manual_seed(0)
+    network: Any = build_classifier("convnet", classes=CLASSES, size_px=16, base_channels=4)
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    images, labels, _ = spotted(64, seed=0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    network.eval()
+    fresh, truth, squares = spotted(16, seed=1)
+    assert (network(fresh).argmax(1) == truth).float().mean() > 0.9
+    layer = "features.2"
+    even = float(squares.float().mean())
+    learnt = share_on_square(network, layer)
+    assert learnt > 2.5 * even, "the trained classifier looks at the square"
+    randomised = []
+    for seed in range(5):
+        other = copy.deepcopy(network)
+        torch.manual_seed(seed)
+        for module in other.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        randomised.append(share_on_square(other.eval(), layer))
+    assert np.median(randomised) < even + 0.5 * (learnt - even), (randomised, learnt, even)

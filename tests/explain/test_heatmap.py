@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from napari_histolatent.explain import Heatmap, colored, overlaid
+from napari_histolatent.errors import UserError
+from napari_histolatent.explain import COLORMAPS, Heatmap, colored, lookup_table, overlaid
 from napari_histolatent.explain.heatmap import shared_maximum, translucent
 
 DARKEST, BRIGHTEST = (20, 20, 90), (255, 250, 180)
@@ -112,3 +113,39 @@ def test_json_of_all_but_the_map(box: tuple[float, ...] | None) -> None:
         "maximum": 2.0,
         "level0_box": None if box is None else [1.0, 2.0, 3.0, 4.0],
     }
+
+
+# Colour maps
+
+
+def test_the_default_colour_map_is_the_first() -> None:
+    shown = heatmap(np.linspace(0, 2, 36).reshape(6, 6))
+    assert COLORMAPS == ("ember", "jet")
+    np.testing.assert_array_equal(colored(shown), colored(shown, colormap="ember"))
+
+
+def test_jet_runs_from_blue_through_green_to_red() -> None:
+    low, middle, high = colored(heatmap([[0, 1, 2]]), colormap="jet")[0].tolist()
+    assert (low, high) == ([0, 0, 128], [128, 0, 0])
+    assert middle[1] == 255
+    assert middle[0] == middle[2] < 140
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_a_lookup_table_is_what_maps_are_coloured_by(name: str) -> None:
+    table = lookup_table(name)
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    ramp = heatmap([np.arange(256)])
+    np.testing.assert_allclose(colored(ramp, colormap=name)[0].astype(int), table, atol=1)
+
+
+def test_every_picture_of_a_map_takes_the_colour_map() -> None:
+    shown, pixels = heatmap([[0.0, 1.0, 3.0]]), np.zeros((1, 3, 3), np.uint8)
+    jet = colored(shown, colormap="jet", maximum=4)
+    np.testing.assert_array_equal(translucent(shown, colormap="jet", maximum=4)[..., :3], jet)
+    np.testing.assert_array_equal(overlaid(pixels, shown, colormap="jet", maximum=4, opacity=1), jet)
+
+
+def test_an_unknown_colour_map_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no colour map 'hot'; choose one of ember, jet\.$"):
+        colored(heatmap([[0, 1]]), colormap="hot")

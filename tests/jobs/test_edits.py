@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +10,19 @@ import torch
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.jobs import edits
+from napari_histolatent.jobs.tiles import Tile
 from napari_histolatent.latent import Inversion, LatentPoint
+from napari_histolatent.latent.blend import unevenness
 from napari_histolatent.latent.draw import draw
+from napari_histolatent.latent.library import Library
+from napari_histolatent.training.load import load_generator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
 
 CPU = torch.device("cpu")
@@ -203,3 +208,209 @@ def test_a_classifier_of_other_classes_is_refused(
         UserError, match=r"knows the classes epithelium, stroma, the classifier tumour, stroma"
     ):
         edits.require_same_classes(generator, other)
+
+
+# paths, flips and arithmetic
+
+
+@pytest.fixture(scope="module")
+def real() -> Tile:
+    """A tile that no generator drew."""
+    pixels = np.random.default_rng(0).integers(60, 200, (32, 32, 3)).astype(np.uint8)
+    return Tile(
+        "real", pixels, mpp=1.0, centre=(200, 200), level0_box=(168, 168, 232, 232), source="s@200,200"
+    )
+
+
+@pytest.fixture(scope="module")
+def found(generator: LoadedGenerator, real: Tile) -> edits.ReverseSearch:
+    """The real tile, as a tuned copy draws it."""
+    (search,) = edits.reverse_search(generator, [real], label="stroma", method="faithful", steps=3)
+    return search
+
+
+def test_a_faithful_search_is_drawn_by_its_own_copy(
+    generator: LoadedGenerator, found: edits.ReverseSearch, real: Tile
+) -> None:
+    drawn, inversion = found.reconstruction, found.inversion
+    assert drawn.tuned is inversion.tuned is not None
+    assert drawn.point is not None
+    assert drawn.point.tuned_digest == drawn.tuned.digest
+    copy = drawn.tuned.applied(generator.network)
+    expect_same(drawn.pixels, draw(copy, [drawn.point], device=CPU)[0])
+    assert (drawn.pixels != draw(generator.network, [drawn.point], device=CPU)[0]).any()
+    error = np.sqrt((((drawn.pixels.astype(float) - real.pixels) / 127.5) ** 2).mean())
+    assert inversion.rmse == pytest.approx(error, abs=0.01)
+    assert (drawn.centre, drawn.source, drawn.remarks) == (real.centre, real.source, ())
+
+
+def test_without_a_label_fast_chooses_the_class_before_a_copy_is_tuned(
+    generator: LoadedGenerator, real: Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def invert(*arguments: Any, method: str, **options: Any) -> list[Inversion]:
+        asked.append((method, [weights.index(1) for weights in arguments[2]]))
+        digest, origins = options["checkpoint_digest"], options["origins"]
+        return [
+            Inversion(LatentPoint((0.0,) * 8, weights, digest, origin), 1 - weights[1], 0, 0, 0)
+            for weights, origin in zip(arguments[2], origins, strict=True)
+        ]
+
+    monkeypatch.setattr(edits, "invert", invert)
+    edits.reverse_search(generator, [real, real], method="faithful")
+    assert asked == [("fast", [0, 0, 1, 1]), ("faithful", [1, 1])]
+
+
+def test_a_tile_of_another_size_is_one_sentence(generator: LoadedGenerator, real: Tile) -> None:
+    with pytest.raises(UserError, match="real is 16 x 20 px, the generator draws 32 px"):
+        edits.reverse_search(generator, [replace(real, pixels=real.pixels[:20, :16])])
+    assert edits.reverse_search(generator, []) == []
+
+
+def test_a_flip_says_what_it_changed(
+    generator: LoadedGenerator, found: edits.ReverseSearch, real: Tile
+) -> None:
+    done = edits.flip(generator, found.reconstruction, to="epithelium", real=real)
+    expect_same(done.before.pixels, found.reconstruction.pixels)
+    assert done.effect.error_rmse == pytest.approx(found.inversion.rmse, abs=0.01)
+    change = (done.after.pixels.astype(float) - done.before.pixels) / 127.5
+    assert done.effect.change_rmse == pytest.approx(np.sqrt((change**2).mean()))
+    assert done.after.tuned is found.reconstruction.tuned  # flipped in the copy that draws the tile
+    assert done.after.residual is None
+
+
+def test_a_residual_flip_is_put_onto_the_tile(
+    generator: LoadedGenerator, found: edits.ReverseSearch, real: Tile
+) -> None:
+    plain = edits.flip(generator, found.reconstruction, to="epithelium", real=real)
+    kept = edits.flip(
+        generator, found.reconstruction, to="epithelium", real=real, residual=True, strength=0.5
+    )
+    change = plain.after.pixels.astype(float) - plain.before.pixels
+    np.testing.assert_allclose(kept.after.pixels, np.clip(real.pixels + 0.5 * change, 0, 255), atol=0.51)
+    assert kept.after.residual == kept.after.provenance["residual"] == 0.5
+    assert kept.after.synthetic
+    assert kept.after.name == f"{plain.after.name}_residual"
+
+
+def test_a_generator_without_classes_cannot_flip(generator: LoadedGenerator, pair: list[Tile]) -> None:
+    without = replace(generator, checkpoint=replace(generator.checkpoint, classes=()))
+    with pytest.raises(UserError, match="has no classes, so there is nothing to flip to"):
+        edits.flip_tile(without, pair[0], to="stroma")
+
+
+def test_a_tile_whose_tuned_weights_are_lost_is_not_drawn_as_another(
+    generator: LoadedGenerator, found: edits.ReverseSearch
+) -> None:
+    with pytest.raises(UserError, match="by a tuned copy of its generator, whose weights are not with it"):
+        edits.flip_tile(generator, replace(found.reconstruction, tuned=None), to="epithelium")
+
+
+def test_a_path_from_a_copy_to_the_generators_own_tile_has_both_ends_exact(
+    generator: LoadedGenerator, found: edits.ReverseSearch, pair: list[Tile]
+) -> None:
+    frames = edits.path_tiles(generator, [found.reconstruction, pair[0]], frames=3)
+    expect_same(frames[0].pixels, found.reconstruction.pixels)
+    expect_same(frames[-1].pixels, pair[0].pixels)
+    assert frames[-1].tuned is None
+    middle = frames[1]
+    assert middle.tuned is not None
+    assert middle.tuned.digest != found.reconstruction.tuned.digest  # type: ignore[union-attr]
+    assert middle.point is not None
+    assert middle.point.tuned_digest == middle.tuned.digest
+
+
+def test_a_path_passes_through_its_key_tiles(generator: LoadedGenerator) -> None:
+    keys = edits.sample_tiles(generator, 3, label="stroma", seed=9)
+    frames = edits.path_tiles(generator, keys, frames=5, kind="linear")
+    for key, frame in zip(keys, frames[::2], strict=True):
+        expect_same(key.pixels, frame.pixels)
+    apart = edits.drawn_tiles(generator, keys, [1.0, 0.0, 0.5], kind="linear")
+    for key, frame in zip((keys[2], keys[0], keys[1]), apart, strict=True):
+        expect_same(key.pixels, frame.pixels)
+
+
+@pytest.mark.parametrize("timing", ["pixels", "perceptual"])
+def test_timing_makes_the_steps_of_a_blend_even(
+    generator: LoadedGenerator, pair: list[Tile], timing: str
+) -> None:
+    frames = edits.path_tiles(generator, pair, frames=7, timing=timing)
+    weights = [frame.point.class_weights[1] for frame in frames if frame.point]
+    assert (weights[0], weights[-1]) == (0, 1)
+    assert (np.diff(weights) > 0).all()
+    if timing == "pixels":
+        even = unevenness(np.stack([frame.pixels for frame in frames]))
+        assert (
+            even
+            <= unevenness(np.stack([f.pixels for f in edits.path_tiles(generator, pair, frames=7)])) + 0.05
+        )
+        assert even < 1.3
+
+
+def test_timing_by_probability(
+    generator: LoadedGenerator, classifier: LoadedClassifier, pair: list[Tile]
+) -> None:
+    frames = edits.path_tiles(generator, pair, frames=5, timing="probability", classifier=classifier)
+    assert len(frames) == 5
+    with pytest.raises(UserError, match="Timing by probability needs a classifier"):
+        edits.path_tiles(generator, pair, frames=5, timing="probability")
+    with pytest.raises(UserError, match="no timing named 'slow'; choose one of: pixels, perceptual"):
+        edits.path_tiles(generator, pair, frames=5, timing="slow")
+
+
+def test_a_residual_path_begins_with_the_tile_itself(
+    generator: LoadedGenerator, pair: list[Tile], real: Tile
+) -> None:
+    frames = edits.path_tiles(generator, pair, frames=3, residual_on=real)
+    np.testing.assert_array_equal(frames[0].pixels, real.pixels)
+    change = pair[1].pixels.astype(int) - pair[0].pixels
+    np.testing.assert_allclose(frames[-1].pixels, np.clip(real.pixels + change, 0, 255), atol=2)
+    assert [frame.residual for frame in frames] == [1.0] * 3
+
+
+def test_a_path_that_was_stopped_has_no_more_frames(generator: LoadedGenerator, pair: list[Tile]) -> None:
+    assert edits.path_tiles(generator, pair, frames=3, should_stop=lambda: True) == []
+    assert edits.path_tiles(generator, pair, frames=3, timing="pixels", should_stop=lambda: True) == []
+    with pytest.raises(UserError, match="at least 2 frames, not 1"):
+        edits.path_tiles(generator, pair, frames=1)
+
+
+def test_a_library_gives_arithmetic_its_points(
+    generator: LoadedGenerator, pair: list[Tile], found: edits.ReverseSearch, tmp_path: Path
+) -> None:
+    library = Library(tmp_path / "library")
+    a, b = (
+        edits.add_to_library(library, tile, name=name, tags=["both"])
+        for tile, name in zip(pair, "ab", strict=True)
+    )
+    tuned = edits.add_to_library(library, found.reconstruction, name="tuned one")
+    tile, combination = edits.arithmetic_tile(
+        generator, "mean(both) - a + tuned one", library, label="stroma"
+    )
+    assert combination.norm_after == pytest.approx(np.sqrt(8), rel=1e-6)
+    assert tile.synthetic
+    assert tile.point is not None
+    assert (tile.point.class_weights, tile.source) == ((0, 1), "mean(both) - a + tuned one")
+    expect_same(tile.pixels, draw(generator.network, [combination.point], device=CPU)[0])
+    for entry, drawn in ((a, pair[0]), (b, pair[1]), (tuned, found.reconstruction)):
+        again = edits.tile_of_entry(generator, library, entry)
+        expect_same(again.pixels, drawn.pixels)
+        assert again.point == drawn.point
+    other = replace(generator, checkpoint=replace(generator.checkpoint, digest="f" * 64))
+    with pytest.raises(UserError, match="belong to the generator"):
+        edits.arithmetic_tile(other, "a", library)
+    with pytest.raises(UserError, match="'a' belongs to the generator"):
+        edits.tile_of_entry(other, library, a)
+    with pytest.raises(UserError, match="real has no latent point yet"):
+        edits.add_to_library(library, found.tile, name="c")
+
+
+def test_networks_that_are_loaded_need_their_files_no_more(gan_run: Path, tmp_path: Path, real: Tile) -> None:
+    shutil.copytree(gan_run, tmp_path / "run")
+    loaded = load_generator(tmp_path / "run", device="cpu")
+    shutil.rmtree(tmp_path / "run")
+    (search,) = edits.reverse_search(loaded, [real], label="stroma", method="fast", steps=2)
+    assert edits.flip_tile(loaded, search.reconstruction, to="epithelium").synthetic
+    with pytest.raises(UserError):
+        load_generator(tmp_path / "run", device="cpu")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image
 
 from napari_histolatent._pictures import save_picture
 from napari_histolatent.errors import SlideError, UserError
-from napari_histolatent.jobs.tiles import Tile, cut_tile, open_tile
+from napari_histolatent.jobs.tiles import Tile, cut_tile, open_tile, save_tuned, tuned_path
 from napari_histolatent.latent import LatentPoint
+from napari_histolatent.latent.tuned import TunedWeights
 from napari_histolatent.slides import open_slide
 
 if TYPE_CHECKING:
@@ -225,3 +227,82 @@ def test_redrawing_keeps_the_place_and_marks_the_pixels(pixels: NDArray[np.uint8
     assert drawn.provenance["model_digest"] == "abcd"
     assert drawn.provenance["latent_point"] == POINT.to_json()
     assert not tile.synthetic
+
+
+# what is to be said of a tile
+
+
+def test_a_tile_partly_off_the_slide_says_how_much(slide_of: Callable[..., Slide]) -> None:
+    pixels = np.full((200, 200, 3), (200, 120, 170), np.uint8)
+    slide = slide_of(pixels, mpp=(0.5, 0.5))
+    said = cut_tile(slide, (10, 100), size_px=40, mpp=0.5).remarks
+    assert said == ("25% of the tile at x=10, y=100 lies off array.tiff and is background.",)
+    assert cut_tile(slide, (100, 100), size_px=40, mpp=0.5).remarks == ()
+
+
+def test_a_blank_tile_is_called_so(slide_of: Callable[..., Slide], tmp_path: Path) -> None:
+    white = np.full((64, 64, 3), 248, np.uint8)
+    (said,) = cut_tile(slide_of(white, mpp=(0.5, 0.5)), (32, 32), size_px=32, mpp=0.5).remarks
+    assert said.startswith("The tile is blank: 100% of it is unstained")
+    path = save_picture(tmp_path / "a.png", white, {})
+    assert open_tile(str(path), size_px=64, mpp=None).remarks == (said,)
+
+
+def test_a_model_without_a_pixel_size_cuts_level_0_and_says_so(slide_of: Callable[..., Slide]) -> None:
+    pixels = np.full((64, 64, 3), (200, 120, 170), np.uint8)
+    (said,) = cut_tile(slide_of(pixels, mpp=(0.25, 0.25)), (32, 32), size_px=32, mpp=None).remarks
+    assert "does not say from what pixel size it learnt; the tile is cut at level 0, 0.25" in said
+
+
+def test_a_resampled_picture_says_so(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"mpp": 0.5})
+    (said,) = open_tile(str(path), size_px=32, mpp=1.0).remarks
+    assert said.endswith("a.png was resampled from 0.5 to the model's 1 µm per px.")
+
+
+def tuned_tile(pixels: NDArray[np.uint8]) -> Tile:
+    tuned = TunedWeights.of({"w": np.arange(6.0).reshape(2, 3)}, checkpoint_digest="abcd")
+    point = replace(POINT, tuned_digest=tuned.digest)
+    return Tile("a", pixels, point=point, synthetic=True, tuned=tuned)
+
+
+def test_tuned_weights_lie_beside_the_picture(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    tile = tuned_tile(pixels)
+    assert tile.tuned is not None
+    path = save_picture(tmp_path / "a.png", tile.pixels, tile.provenance)
+    weights = save_tuned(tmp_path, tile)
+    assert weights == tuned_path(tmp_path, tile.tuned.digest)
+    before = weights.stat().st_mtime_ns
+    assert save_tuned(tmp_path, replace(tile, name="b")) == weights
+    assert weights.stat().st_mtime_ns == before  # once for all tiles it draws
+    again = open_tile(str(path), size_px=64, mpp=None)
+    assert again.tuned is not None
+    assert (again.point, again.tuned.digest) == (tile.point, tile.tuned.digest)
+    assert save_tuned(tmp_path, Tile("c", pixels)) is None
+
+
+def test_without_its_tuned_weights_only_the_picture_is_left(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    tile = tuned_tile(pixels)
+    path = save_picture(tmp_path / "a.png", tile.pixels, tile.provenance)
+    lost = open_tile(str(path), size_px=64, mpp=None)
+    assert (lost.point, lost.tuned) == (None, None)
+    assert "are not beside it, so it is searched again" in lost.remarks[0]
+    weights = save_tuned(tmp_path, tile)
+    assert weights is not None
+    weights.write_bytes(b"junk")
+    assert open_tile(str(path), size_px=64, mpp=None).point is None
+    TunedWeights.of({"w": np.zeros((2, 3))}, checkpoint_digest="abcd").save(weights)
+    other = open_tile(str(path), size_px=64, mpp=None)
+    assert other.point is None
+    assert "holds other weights than a.png was drawn with" in other.remarks[0]
+
+
+def test_a_residual_edit_has_no_point_that_draws_it(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    tile = Tile("a", pixels, point=POINT, synthetic=True, residual=0.5)
+    path = save_picture(tmp_path / "a.png", pixels, tile.provenance)
+    again = open_tile(str(path), size_px=64, mpp=None)
+    assert again.point is None
+    assert again.synthetic
+    assert "residual" not in Tile("b", pixels).provenance

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+from napari_histolatent.errors import UserError
 from napari_histolatent.latent import LatentPoint, class_vector, flipped, random_points
-from napari_histolatent.latent.draw import draw
+from napari_histolatent.latent.draw import draw, drawn_float, latents_of
 from napari_histolatent.models.images import to_pixels
 
 if TYPE_CHECKING:
@@ -65,3 +67,32 @@ def test_no_gradients_are_kept(generator: Generator) -> None:
 
     draw(Spy(), points_of(1), device=CPU)  # type: ignore[arg-type]
     assert seen == [False]
+
+
+def test_floats_are_those_of_the_pixels(generator: Generator) -> None:
+    points = points_of(70)
+    images = drawn_float(generator, points, CPU)
+    assert (tuple(images.shape), images.dtype) == ((70, 3, 16, 16), torch.float32)
+    np.testing.assert_array_equal(to_pixels(images), draw(generator, points, device=CPU))
+
+
+def test_offsets_are_added_to_the_latent_of_their_layer(generator: Generator) -> None:
+    shape = (generator.num_ws, generator.w_dim)
+    offsets = np.zeros(shape)
+    offsets[1, 2] = 1.5
+    plain, other = points_of(2)
+    moved = replace(plain, offsets=tuple(map(tuple, offsets.tolist())))
+    w = latents_of(generator, [plain, moved, other], CPU)
+    np.testing.assert_allclose(w[1] - w[0], offsets, atol=1e-6)
+    before, after, neighbour = draw(generator, [plain, moved, other], device=CPU).astype(int)
+    assert np.abs(after - before).mean() > 1
+    np.testing.assert_allclose(neighbour, draw(generator, [other], device=CPU)[0], atol=1)
+
+
+def test_offsets_of_another_generator_are_refused(generator: Generator) -> None:
+    (point,) = points_of(1)
+    wrong = replace(point, offsets=((0.0,) * 6,) * 9)
+    with pytest.raises(
+        UserError, match=r"offsets for 9 layers of 6 numbers, the generator has 4 of 6; search"
+    ):
+        draw(generator, [point, wrong], device=CPU)

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.latent import Inversion, class_vector, random_points
-from napari_histolatent.latent.invert import METHODS, invert
+from napari_histolatent.latent.draw import drawn_float
+from napari_histolatent.latent.invert import METHODS, SearchOptions, invert
+from napari_histolatent.latent.perceptual import PerceptualDistance
 from napari_histolatent.models import build_gan
 from napari_histolatent.models.metrics import psnr_db, rmse, ssim
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from napari_histolatent.models.protocols import Generator
 
 CLASSES = ("epithelium", "stroma")
+CPU = torch.device("cpu")
 EPITHELIUM, STROMA = (class_vector(CLASSES, name) for name in CLASSES)
 
 
@@ -192,10 +196,11 @@ def test_the_generator_stays_as_it_is(generator: Generator) -> None:
     assert all(parameter.grad is None for parameter in generator.parameters())
 
 
-@pytest.mark.parametrize("method", ["fast", "", "S1"])
+@pytest.mark.parametrize("method", ["slow", "", "S1"])
 def test_an_unknown_method_is_refused(generator: Generator, method: str) -> None:
     with pytest.raises(
-        UserError, match=rf"^There is no reverse search named '{method}'; choose one of s1\.$"
+        UserError,
+        match=rf"^There is no reverse search named '{method}'; choose one of s1, fast, layers, faithful\.$",
     ):
         search(generator, generated(generator, [STROMA]), [STROMA], method=method)
 
@@ -213,11 +218,84 @@ def test_a_tile_of_another_size_is_refused(generator: Generator, height: int, wi
         search(generator, torch.zeros(1, 3, height, width), [STROMA])
 
 
-def test_a_search_that_never_has_an_error_is_refused(generator: Generator) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_that_never_has_an_error_is_refused(generator: Generator, method: str) -> None:
     tiles = generated(generator, [STROMA, STROMA])
     tiles[1, 0, 3, 3] = torch.nan
     with pytest.raises(UserError, match="The reverse search diverged"):
-        search(generator, tiles, [STROMA, STROMA], steps=3)
+        search(generator, tiles, [STROMA, STROMA], steps=3, method=method)
+
+
+def test_an_error_that_is_lost_on_the_way_is_refused(generator: Generator) -> None:
+    drawn = 0
+
+    class Breaking(Spy):
+        def synthesize(self, w: torch.Tensor) -> torch.Tensor:
+            nonlocal drawn
+            drawn += 1
+            return self._generator.synthesize(w) * (torch.nan if drawn > 3 else 1)
+
+    with pytest.raises(UserError, match="The reverse search diverged"):
+        search(Breaking(generator, len), generated(generator, [STROMA]), [STROMA], steps=9)
+
+
+def test_options_and_keywords_say_the_same(generator: Generator) -> None:
+    tile = generated(generator, [STROMA])
+    options = SearchOptions(steps=4, seed=3, learning_rate=0.1)
+    (by_options,) = search(generator, tile, [STROMA], options=options)
+    (by_keywords,) = search(generator, tile, [STROMA], steps=4, seed=3, learning_rate=0.1)
+    assert by_options.point == by_keywords.point
+    assert by_options.steps == 4
+
+
+def test_a_weight_of_no_distance_is_refused(generator: Generator) -> None:
+    options = SearchOptions(perceptual_weight=0.5)
+    with pytest.raises(UserError, match=r"^A perceptual_weight of 0\.5 needs a perceptual distance"):
+        search(generator, generated(generator, [STROMA]), [STROMA], options=options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_every_method_tells(generator: Generator, method: str) -> None:
+    tiles, weights = generated(generator, [EPITHELIUM, STROMA]), [EPITHELIUM, STROMA]
+    distance = PerceptualDistance()
+    found = search(generator, tiles, weights, steps=3, method=method, perceptual=distance)
+    with torch.no_grad():
+        networks = [item.tuned.applied(generator) if item.tuned else generator for item in found]
+        images = torch.cat(
+            [drawn_float(network, [item.point], CPU) for network, item in zip(networks, found, strict=True)]
+        )
+    at_z = images_of(generator, found)
+    assert [item.rmse for item in found] == pytest.approx(rmse(images, tiles).tolist(), rel=1e-3)
+    assert [item.rmse_at_z for item in found] == pytest.approx(rmse(at_z, tiles).tolist(), rel=1e-3)
+    assert [item.perceptual for item in found] == pytest.approx(distance(images, tiles).tolist(), rel=1e-3)
+    assert [item.perceptual_at_z for item in found] == pytest.approx(distance(at_z, tiles).tolist(), rel=1e-3)
+    for item in found:
+        z = torch.tensor(item.point.values)
+        assert item.z_ratio == pytest.approx(float(z.norm()) / 2, rel=1e-5)
+        assert item.prior_percentile == pytest.approx(100 * chi2.cdf(float(z.square().sum()), 4), abs=1e-3)
+        assert (item.method, item.spread) == (method, None)
+        assert item.steps == (3 if method in ("s1", "fast") else 53)
+
+
+def test_several_starts_keep_the_nearest_and_tell_their_spread(generator: Generator) -> None:
+    tiles, weights = generated(generator, [EPITHELIUM, STROMA]), [EPITHELIUM, STROMA]
+    for method in ("s1", "fast"):
+        one, three = (
+            search(generator, tiles, weights, method=method, options=SearchOptions(steps=5, starts=n))
+            for n in (1, 3)
+        )
+        for alone, of_three in zip(one, three, strict=True):
+            assert of_three.rmse <= alone.rmse * 1.001
+            assert of_three.spread is not None
+            assert of_three.spread > 0.001
+
+
+def test_starts_that_found_the_same_image_have_no_spread(generator: Generator) -> None:
+    tile = generated(generator, [STROMA])
+    (item,) = search(generator, tile, [STROMA], options=SearchOptions(steps=150, starts=3))
+    assert item.rmse < 0.02
+    assert item.spread is not None
+    assert item.spread < 0.03
 
 
 def test_a_start_that_is_the_tile_itself_is_returned(generator: Generator) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,23 @@ def test_an_interpolation_says_where_it_came_from() -> None:
     assert points[1].origin == "0.250 of the way from [here] to [there]"
 
 
+def test_offsets_move_linearly_and_are_zero_where_there_are_none() -> None:
+    a = replace(point(1, 0), offsets=((2.0, 4.0), (0.0, -2.0)))
+    middle = interpolated(a, point(0, 1), 3)[1]
+    assert middle.offsets == ((1.0, 2.0), (0.0, -1.0))
+    b = replace(point(0, 1), offsets=((0.0, 0.0), (2.0, 2.0)))
+    assert interpolated(a, b, 5)[3].offsets == ((0.5, 1.0), (1.5, 1.0))
+    assert interpolated(point(1, 0), point(0, 1), 3)[1].offsets == ()
+
+
+def test_a_path_from_a_tuned_copy_is_drawn_by_it() -> None:
+    tuned = replace(point(1, 0), tuned_digest="t")
+    for path in (interpolated(tuned, point(0, 1), 3), interpolated(point(0, 1), tuned, 3)):
+        assert {item.tuned_digest for item in path} == {"t"}
+    with pytest.raises(UserError, match=r"different tuned copies \(t and u\); search one of the tiles again"):
+        interpolated(tuned, replace(point(0, 1), tuned_digest="u"), 3)
+
+
 @pytest.mark.parametrize("frames", [1, 0, -3])
 def test_fewer_than_two_frames_are_refused(frames: int) -> None:
     with pytest.raises(UserError, match=rf"^An interpolation needs at least 2 frames, not {frames}\.$"):
@@ -149,6 +167,7 @@ def test_a_larger_number_begins_with_the_same_points() -> None:
         random_point(1),
         point(1 / 3, -1e-30, weights=(0.25, 0.75), origin="tile µ"),
         LatentPoint((1.0,), (1.0,), "d", "", "w"),
+        LatentPoint((1.0,), (1.0,), "d", offsets=((0.5, -1e-9), (2.0, 3.0)), tuned_digest="t"),
     ],
 )
 def test_to_json_and_back(before: LatentPoint) -> None:
@@ -178,6 +197,10 @@ GOOD: dict[str, Any] = {"values": [1.0, 2.0], "class_weights": [1.0, 0.0], "chec
         GOOD | {"values": [[1.0]]},
         GOOD | {"values": 3},
         GOOD | {"class_weights": [None]},
+        GOOD | {"offsets": [1.0]},
+        GOOD | {"offsets": [[1.0], [1.0, 2.0]]},
+        GOOD | {"offsets": [[float("nan")]]},
+        GOOD | {"offsets": "12"},
     ],
 )
 def test_garbage_is_refused(garbage: Any) -> None:

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.models.priors import PRIORS, draw_latents, prior_scale
+from napari_histolatent.models.priors import (
+    PRIORS,
+    draw_latents,
+    length_of_share,
+    prior_percentile,
+    prior_scale,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -65,3 +71,21 @@ def test_what_is_known_of_a_prior_costs_no_torch() -> None:
     script = "import sys; from napari_histolatent.models import priors; priors.prior_scale('normal'); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_percentiles_are_the_shares_of_shorter_vectors(prior: str) -> None:
+    lengths = draw_latents(prior, 4000, 64, seeded()).norm(dim=1)
+    for share in (0.05, 0.5, 0.95):
+        length = float(lengths.quantile(share))
+        assert prior_percentile(length, prior, 64) == pytest.approx(100 * share, abs=2)
+        assert prior_percentile(length_of_share(share, prior, 64), prior, 64) == pytest.approx(100 * share)
+    assert prior_percentile(0.0, prior, 64) < 1e-6
+    assert prior_percentile(100.0, prior, 64) == pytest.approx(100)
+
+
+def test_a_percentile_of_an_unknown_prior_is_refused() -> None:
+    with pytest.raises(UserError, match="no prior named 'cauchy'"):
+        prior_percentile(1.0, "cauchy", 3)
+    with pytest.raises(UserError, match="no prior named 'cauchy'"):
+        length_of_share(0.5, "cauchy", 3)

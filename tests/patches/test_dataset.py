@@ -150,9 +150,7 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path, exists: bool) -> None:
 )
 def test_settings_that_cannot_be_parsed(copied: Path, content: bytes, why: str) -> None:
     (copied / "dataset.json").write_bytes(content)
-    with pytest.raises(
-        DatasetError, match=rf"is not a patch dataset \(dataset\.json .*{why}.*\); make one"
-    ):
+    with pytest.raises(DatasetError, match=rf"is not a patch dataset \(dataset\.json .*{why}.*\); make one"):
         PatchDataset(copied)
 
 

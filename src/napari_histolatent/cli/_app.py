@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Never
 import typer
 
 import napari_histolatent
-from napari_histolatent.cli import _annotations, _demo, _editing, _patches, _slides, _training
+from napari_histolatent.cli import _annotations, _calibration, _demo, _editing, _patches, _slides, _training
 from napari_histolatent.cli._options import messages, write_line
 from napari_histolatent.errors import UserError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
 # Without a name, a room's commands stand at the top level; the order here is that of the help.
-for _room in (_demo, _slides, _patches, _training, _editing):
+for _room in (_demo, _slides, _patches, _training, _calibration, _editing):
     app.add_typer(_room.app)
 app.add_typer(_annotations.annotations_app, name="annotations")
 app.add_typer(_patches.dataset_app, name="dataset")

@@ -1,3 +1,5 @@
+"""A Grad-CAM map as a value, and in colours."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -5,14 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_histolatent.errors import UserError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-_STOPS = np.array([0.0, 0.33, 0.66, 1.0])
-_COLORS = np.array([[20, 20, 90], [180, 30, 110], [250, 150, 40], [255, 250, 180]], np.float64)
-"""Dark blue to pale yellow: its lightness rises all along, so it reads in grey too."""
+_STOPS: Mapping[str, tuple[tuple[float, ...], tuple[tuple[int, int, int], ...]]] = {
+    "ember": ((0.0, 0.33, 0.66, 1.0), ((20, 20, 90), (180, 30, 110), (250, 150, 40), (255, 250, 180))),
+    "jet": (
+        (0.0, 0.125, 0.375, 0.625, 0.875, 1.0),
+        ((0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)),
+    ),
+}
+COLORMAPS = tuple(_STOPS)
+"""ember: dark blue to pale yellow; its lightness rises all along, so it reads in grey too. jet: blue, green, yellow, red,
+as in the figures of Fernandez et al. (6) and most others; its bands look like edges that are not in the map."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +56,44 @@ def shared_maximum(heatmaps: Sequence[Heatmap]) -> float:
     return max((float(item.values.max(initial=0)) for item in heatmaps), default=0.0)
 
 
-def colored(heatmap: Heatmap, *, maximum: float | None = None) -> NDArray[np.uint8]:
-    """Return the map in colours, uint8 (height, width, 3); `maximum` (default: its own) is the brightest."""
-    scaled = _scaled(heatmap, maximum)
-    channels = [np.interp(scaled, _STOPS, _COLORS[:, i]) for i in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+def lookup_table(colormap: str = "ember") -> NDArray[np.uint8]:
+    """Return the 256 colours of a colour map from nothing to the maximum, uint8, shape (256, 3).
+
+    Raises
+    ------
+    UserError
+        If there is no such colour map.
+    """
+    return _colors_at(np.linspace(0, 1, 256), colormap)
 
 
-def translucent(heatmap: Heatmap, *, maximum: float | None = None) -> NDArray[np.uint8]:
+def colored(heatmap: Heatmap, *, maximum: float | None = None, colormap: str = "ember") -> NDArray[np.uint8]:
+    """Return the map in colours, uint8 (height, width, 3); `maximum` (default: its own) is the brightest.
+
+    Raises
+    ------
+    UserError
+        If there is no such colour map.
+    """
+    return _colors_at(_scaled(heatmap, maximum), colormap)
+
+
+def translucent(
+    heatmap: Heatmap, *, maximum: float | None = None, colormap: str = "ember"
+) -> NDArray[np.uint8]:
     """Return the map in colours, uint8 (height, width, 4); clear where there is no evidence."""
     alpha = (_scaled(heatmap, maximum) * 255).round().astype(np.uint8)
-    return np.dstack([colored(heatmap, maximum=maximum), alpha])
+    return np.dstack([colored(heatmap, maximum=maximum, colormap=colormap), alpha])
+
+
+def _colors_at(shares: NDArray[Any], colormap: str) -> NDArray[np.uint8]:
+    """Return the colours of values from 0 to 1, uint8, shape (..., 3)."""
+    if colormap not in _STOPS:
+        msg = f"There is no colour map {colormap!r}; choose one of {', '.join(COLORMAPS)}."
+        raise UserError(msg)
+    stops, colors = _STOPS[colormap]
+    channels = [np.interp(shares, stops, channel) for channel in zip(*colors, strict=True)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def _scaled(heatmap: Heatmap, maximum: float | None) -> NDArray[np.float32]:
@@ -65,8 +103,14 @@ def _scaled(heatmap: Heatmap, maximum: float | None) -> NDArray[np.float32]:
 
 
 def overlaid(
-    pixels: NDArray[np.uint8], heatmap: Heatmap, *, maximum: float | None = None, opacity: float = 0.5
+    pixels: NDArray[np.uint8],
+    heatmap: Heatmap,
+    *,
+    maximum: float | None = None,
+    opacity: float = 0.5,
+    colormap: str = "ember",
 ) -> NDArray[np.uint8]:
     """Return the tile with the coloured map over it, uint8 (height, width, 3)."""
-    mixed = (1 - opacity) * pixels.astype(np.float32) + opacity * colored(heatmap, maximum=maximum)
+    shown = colored(heatmap, maximum=maximum, colormap=colormap)
+    mixed = (1 - opacity) * pixels.astype(np.float32) + opacity * shown
     return mixed.round().astype(np.uint8)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_histolatent.errors import UserError
+from napari_histolatent.errors import UserError, writing_to
+from napari_histolatent.jobs.calibration import CALIBRATE, run_calibration
 from napari_histolatent.jobs.extraction import EXTRACT, run_extraction
+from napari_histolatent.jobs.inversions import INVERT, run_inversions
+from napari_histolatent.jobs.region_heatmap import HEATMAP, run_region_heatmap
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run
 from napari_histolatent.training import ClassifierConfig, TrainingConfig
@@ -14,9 +17,20 @@ from napari_histolatent.training.config import EncoderConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from napari_histolatent.runs import RunEvent
     from napari_histolatent.training.checkpoint import Checkpoint
 
 TRAIN, CLASSIFIER, ENCODER = "train", "classifier", "encoder"
+
+
+def _telling(run: Run) -> Callable[[RunEvent], None]:
+    """Return what writes down the events of a run; a disk that refuses them is said as of any other file."""
+
+    def tell(event: RunEvent) -> None:
+        with writing_to(run.path):
+            run.append(event)
+
+    return tell
 
 
 def _train_gan(run: Run) -> None:
@@ -34,7 +48,7 @@ def _train(run: Run, config: TrainingConfig | ClassifierConfig) -> None:
         config,
         PatchDataset(run.spec["dataset"]),
         folder=run.path,
-        on_event=run.append,
+        on_event=_telling(run),
         should_stop=lambda: run.stop_requested,
         resume=True,
     )
@@ -56,7 +70,7 @@ def _train_encoder(run: Run) -> None:
         generator,
         _patches_for_encoder(run, generator.checkpoint, needed=config.real_weight > 0),
         folder=run.path,
-        on_event=run.append,
+        on_event=_telling(run),
         should_stop=lambda: run.stop_requested,
         resume=True,
     )
@@ -83,4 +97,7 @@ KINDS: Mapping[str, Callable[[Run], None]] = {
     CLASSIFIER: _train_classifier,
     ENCODER: _train_encoder,
     EXTRACT: run_extraction,
+    HEATMAP: run_region_heatmap,
+    CALIBRATE: run_calibration,
+    INVERT: run_inversions,
 }

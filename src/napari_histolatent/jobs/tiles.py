@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from napari_histolatent._pictures import open_picture
 from napari_histolatent.errors import UserError
 from napari_histolatent.latent import LatentPoint
+from napari_histolatent.latent.tuned import TunedWeights
+from napari_histolatent.models.stain import lumen
 from napari_histolatent.patches import GridSpec, patch_downsample, tile_box
 from napari_histolatent.slides import area_averaged, open_slide
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from napari_histolatent.slides import Slide
 
 _PLACE = re.compile(r"^(?P<slide>.+)@(?P<x>-?[\d.]+),(?P<y>-?[\d.]+)$")
-_MAX_RESAMPLING = 4.0
+MAX_RESAMPLING = 4.0
+"""A picture of a pixel size further apart from a model's than this is refused."""
+_BLANK_SHARE = 0.95
+"""A tile with more than this unstained is called blank."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,13 @@ class Tile:
     """What the user named it as: a file, or SLIDE@X,Y."""
     seed: int | None = None
     """Of what was left to chance in making it."""
+    tuned: TunedWeights | None = None
+    """The copy of the generator that draws the point, where that is not the checkpoint itself."""
+    residual: float | None = None
+    """Strength of a residual edit: the pixels are a tile's own and a difference, and the point alone does not draw
+    them. None: they are no such edit."""
+    remarks: tuple[str, ...] = ()
+    """What the user has to know of it: that it was resampled, is blank, lies partly off the slide."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -63,12 +75,21 @@ class Tile:
             "level0_box": list(self.level0_box) if self.level0_box else None,
             "model_digest": self.point.checkpoint_digest if self.point else None,
             "latent_point": self.point.to_json() if self.point else None,
-        }
+        } | ({} if self.residual is None else {"residual": self.residual})
 
     def redrawn(
-        self, pixels: NDArray[np.uint8], point: LatentPoint, suffix: str, *, seed: int | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        point: LatentPoint,
+        suffix: str,
+        *,
+        seed: int | None = None,
+        tuned: TunedWeights | None = None,
     ) -> Tile:
-        """Return a generator's version of this tile, at the same place, marked as synthetic."""
+        """Return a generator's version of this tile, at the same place, marked as synthetic.
+
+        `tuned` is what draws the point; None: the checkpoint itself.
+        """
         return replace(
             self,
             name=f"{self.name}_{suffix}",
@@ -77,7 +98,31 @@ class Tile:
             synthetic=True,
             label=None,
             seed=self.seed if seed is None else seed,
+            tuned=tuned,
+            residual=None,
+            remarks=(),
         )
+
+
+def tuned_path(folder: Path, digest: str) -> Path:
+    """Return where the tuned weights of a digest lie beside the pictures that are drawn with them."""
+    return folder / f"tuned_{digest[:12]}.safetensors"
+
+
+def save_tuned(folder: Path, tile: Tile) -> Path | None:
+    """Write what draws a tile beside its picture, once for all tiles it draws; return the file, None if there is none.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written.
+    """
+    if tile.tuned is None:
+        return None
+    path = tuned_path(folder, tile.tuned.digest)
+    if not path.exists():
+        tile.tuned.save(path)
+    return path
 
 
 def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: float | None) -> Tile:
@@ -111,7 +156,18 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
     box = tile_box(centre, size_px, downsample)
     pixels = slide.read_downsampled(box[:2], size_px=(size_px, size_px), downsamples=downsample)
     own = slide.info.mpp_x
+    inside = _share_inside(box, slide.info.width_px, slide.info.height_px)
+    remarks = []
+    if inside < 0.999:
+        remarks.append(
+            f"{1 - inside:.0%} of the tile at x={x:g}, y={y:g} lies off {slide.info.path.name} and is background."
+        )
+    if mpp is None and own is not None:
+        remarks.append(
+            f"The model does not say from what pixel size it learnt; the tile is cut at level 0, {own:g} µm per px."
+        )
     return Tile(
+        remarks=(*remarks, *_blankness(pixels)),
         name=f"{slide.info.path.stem}_x{x:.0f}_y{y:.0f}",
         source=f"{slide.info.path.name}@{x:g},{y:g}",
         pixels=pixels,
@@ -120,6 +176,19 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
         centre=centre,
         level0_box=box,
     )
+
+
+def _share_inside(box: tuple[float, float, float, float], width: int, height: int) -> float:
+    left, top, right, bottom = box
+    across = max(0.0, min(right, width) - max(left, 0.0)) / (right - left)
+    return across * max(0.0, min(bottom, height) - max(top, 0.0)) / (bottom - top)
+
+
+def _blankness(pixels: NDArray[np.uint8]) -> tuple[str, ...]:
+    share = float(lumen(pixels).mean())
+    if share <= _BLANK_SHARE:
+        return ()
+    return (f"The tile is blank: {share:.0%} of it is unstained, so there is little to find.",)
 
 
 def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float | None = None) -> Tile:
@@ -150,13 +219,26 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
     except (KeyError, TypeError, ValueError) as error:
         msg = f"What {image} says of its origin is garbled ({error!r}); save it again with `histolatent region`, or as a plain PNG."
         raise UserError(msg) from error
+    remarks: list[str] = []
     if own and mpp and abs(own / mpp - 1) > 0.02:
+        remarks.append(f"{image} was resampled from {own:g} to the model's {mpp:g} µm per px.")
         pixels, own = _resampled(pixels, own / mpp, size_px, image), mpp
     height, width = pixels.shape[:2]
     if (height, width) != (size_px, size_px):
         msg = f"{image} is {width} x {height} px, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
         raise UserError(msg)
+    tuned = None
+    if provenance.get("residual") is not None:
+        # The point draws the edit, but not what was kept of the tile.
+        point = None
+    if point is not None and point.tuned_digest:
+        tuned, sentence = _tuned_beside(Path(image), point)
+        # Without the weights the point draws something else: the picture alone is left of it.
+        point = point if tuned else None
+        remarks += [sentence] if sentence else []
     return Tile(
+        remarks=(*remarks, *_blankness(pixels)),
+        tuned=tuned,
         name=Path(image).stem,
         source=str(provenance.get("source") or image),
         opened_as=image,
@@ -171,6 +253,26 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
     )
 
 
+def _tuned_beside(image: Path, point: LatentPoint) -> tuple[TunedWeights | None, str]:
+    """Return the weights that draw the point of a picture, which lie beside it, or None and why not."""
+    path = tuned_path(image.parent, point.tuned_digest)
+    if not path.is_file():
+        return (
+            None,
+            f"The tuned weights of {image.name} ({path.name}) are not beside it, so it is searched again.",
+        )
+    try:
+        tuned = TunedWeights.load(path, checkpoint_digest=point.checkpoint_digest)
+    except UserError as error:
+        return None, str(error)
+    if tuned.digest != point.tuned_digest:
+        return (
+            None,
+            f"{path.name} holds other weights than {image.name} was drawn with, so it is searched again.",
+        )
+    return tuned, ""
+
+
 def _point_of(named: re.Match[str]) -> tuple[float, float]:
     try:
         return float(named["x"]), float(named["y"])
@@ -181,7 +283,7 @@ def _point_of(named: re.Match[str]) -> tuple[float, float]:
 
 def _resampled(pixels: NDArray[np.uint8], factor: float, size_px: int, name: str) -> NDArray[np.uint8]:
     """Return the picture at the model's pixel size; a wrong size is refused before anything is enlarged."""
-    if not 1 / _MAX_RESAMPLING <= factor <= _MAX_RESAMPLING:
+    if not 1 / MAX_RESAMPLING <= factor <= MAX_RESAMPLING:
         msg = f"{name} has a pixel size {factor:.2g} times the model's, more than can be resampled (4); cut it at the model's own."
         raise UserError(msg)
     width, height = (round(n * factor) for n in (pixels.shape[1], pixels.shape[0]))

@@ -7,24 +7,72 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_histolatent.errors import UserError
 from napari_histolatent.models.images import to_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from napari_histolatent.latent.points import LatentPoint
     from napari_histolatent.models.protocols import Generator
 
+_AT_ONCE = 64
 
-@torch.no_grad()
+
 def draw(generator: Generator, points: Sequence[LatentPoint], *, device: torch.device) -> NDArray[np.uint8]:
-    """Return the generator's images of points, uint8, shape (n, size_px, size_px, 3)."""
+    """Return the generator's images of points, uint8, shape (n, size_px, size_px, 3).
+
+    A point of a tuned copy has to be drawn by that copy (`latent.tuned.TunedWeights.applied`).
+
+    Raises
+    ------
+    UserError
+        If a point's offsets are not of this generator's layers.
+    """
+    return np.concatenate([to_pixels(part) for part in _parts(generator, points, device)])
+
+
+def drawn_float(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Tensor:
+    """Return the same images as floats (n, 3, size_px, size_px) in [-1, 1], on the device.
+
+    Raises
+    ------
+    UserError
+        If a point's offsets are not of this generator's layers.
+    """
+    return torch.cat(list(_parts(generator, points, device)))
+
+
+def _parts(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Iterator[Tensor]:
+    for start in range(0, len(points), _AT_ONCE):
+        part = points[start : start + _AT_ONCE]
+        with torch.no_grad():  # around each pass alone: a generator function keeps the caller's mode else
+            yield generator.synthesize(latents_of(generator, part, device))
+
+
+def latents_of(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Tensor:
+    """Return w (n, num_ws, w_dim) of points: map(z, y) and each layer's offset.
+
+    Raises
+    ------
+    UserError
+        If a point's offsets are not of this generator's layers.
+    """
     z = torch.tensor([point.values for point in points], device=device)
     y = torch.tensor([point.class_weights for point in points], device=device)
-    images = [
-        to_pixels(generator.synthesize(generator.map(part_z, part_y)))
-        for part_z, part_y in zip(torch.split(z, 64), torch.split(y, 64), strict=True)
-    ]
-    return np.concatenate(images)
+    w = generator.map(z, y)
+    if not any(point.offsets for point in points):
+        return w
+    offsets = torch.zeros(w.shape, device=device)
+    for i, point in enumerate(points):
+        if not point.offsets:
+            continue
+        shape = (len(point.offsets), len(point.offsets[0]))
+        if shape != tuple(w.shape[1:]):
+            msg = f"The point has offsets for {shape[0]} layers of {shape[1]} numbers, the generator has {w.shape[1]} of {w.shape[2]}; search the tile again."
+            raise UserError(msg)
+        offsets[i] = torch.tensor(point.offsets, device=device)
+    return w + offsets

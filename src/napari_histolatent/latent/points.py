@@ -13,6 +13,8 @@ from napari_histolatent.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from napari_histolatent.latent.tuned import TunedWeights
+
 
 @dataclass(frozen=True)
 class LatentPoint:
@@ -27,6 +29,10 @@ class LatentPoint:
     origin: str = ""
     """Where it came from: a seed, a tile, an edit."""
     space: str = "z"
+    offsets: tuple[tuple[float, ...], ...] = ()
+    """Added to w = map(z, y), the latent of each layer: num_ws rows of w_dim numbers; () for none."""
+    tuned_digest: str = ""
+    """Of the tuned copy of the generator that draws it (`latent.tuned`); empty: the checkpoint itself."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the point as JSON."""
@@ -48,6 +54,8 @@ class LatentPoint:
                 checkpoint_digest=str(values["checkpoint_digest"]),
                 origin=str(values.get("origin", "")),
                 space=str(values.get("space", "z")),
+                offsets=_rows(values.get("offsets", ())),
+                tuned_digest=str(values.get("tuned_digest", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             msg = f"This is not a latent point ({type(error).__name__}: {error}); search it again with `histolatent invert`."
@@ -62,6 +70,14 @@ def _numbers(values: Any) -> tuple[float, ...]:
     return numbers
 
 
+def _rows(values: Any) -> tuple[tuple[float, ...], ...]:
+    rows = tuple(_numbers(row) for row in values)
+    if isinstance(values, str) or len({len(row) for row in rows}) > 1:
+        msg = f"{values!r} are not rows of numbers, all of one length"
+        raise ValueError(msg)
+    return rows
+
+
 @dataclass(frozen=True)
 class Inversion:
     """What a reverse search found, and how near its image is to the tile. Pixels are in [-1, 1]."""
@@ -72,6 +88,23 @@ class Inversion:
     ssim: float
     seconds: float
     """Of the whole search, divided by its tiles."""
+    perceptual: float | None = None
+    """Distance in frozen features (`latent.perceptual`), where one was asked for."""
+    spread: float | None = None
+    """Standard deviation of the images over the starts that ended about as near, the mean over pixels; None with
+    one start. Near 0: they all found the same image."""
+    prior_percentile: float = math.nan
+    """Share, in %, of latent vectors drawn from the prior that are shorter than this one."""
+    z_ratio: float = math.nan
+    """Length of z over that of a typical drawn one, sqrt(z_dim) times the prior's deviation: near 1 inside."""
+    method: str = "s1"
+    steps: int = 0
+    """Gradient steps done, those of all stages together."""
+    tuned: TunedWeights | None = None
+    """The copy of the generator that draws the point, of the method "faithful"."""
+    rmse_at_z: float | None = None
+    """Of z alone, drawn by the checkpoint itself: what a verdict looks at, since a tuned copy reproduces anything."""
+    perceptual_at_z: float | None = None
 
 
 def class_vector(classes: Sequence[str], name: str) -> tuple[float, ...]:
@@ -117,17 +150,24 @@ def interpolated(a: LatentPoint, b: LatentPoint, frames: int) -> list[LatentPoin
     """Return `frames` points from a to b, both included; frame k lies k / (frames - 1) of the way.
 
     z moves on the great circle (Shoemake 1985), its length linearly: a straight line would leave the shell on
-    which N(0, I) lives. The class vector moves linearly, as in S1 equation 5.
+    which N(0, I) lives. The class vector moves linearly, as in S1 equation 5, and so do the layers' offsets, where
+    a point without them has zeros. Where one of the points is drawn by a tuned copy, the whole path is.
 
     Raises
     ------
     UserError
-        If the points belong to different generators, or fewer than two frames are asked for.
+        If the points belong to different generators or to two tuned copies, or fewer than two frames are asked for.
     """
     if a.checkpoint_digest != b.checkpoint_digest:
         msg = (
             f"The two points belong to different generators ({a.checkpoint_digest[:12]} and "
             f"{b.checkpoint_digest[:12]}); search both tiles again with one of them."
+        )
+        raise UserError(msg)
+    if a.tuned_digest and b.tuned_digest and a.tuned_digest != b.tuned_digest:
+        msg = (
+            f"The two points are drawn by different tuned copies ({a.tuned_digest[:12]} and {b.tuned_digest[:12]}); "
+            "search one of the tiles again with the method fast."
         )
         raise UserError(msg)
     if frames < 2:
@@ -144,9 +184,20 @@ def interpolated(a: LatentPoint, b: LatentPoint, frames: int) -> list[LatentPoin
                 class_weights=tuple(map(float, y)),
                 checkpoint_digest=a.checkpoint_digest,
                 origin=f"{t:.3f} of the way from [{a.origin}] to [{b.origin}]",
+                offsets=_between(a.offsets, b.offsets, float(t)),
+                tuned_digest=a.tuned_digest or b.tuned_digest,
             )
         )
     return points
+
+
+def _between(
+    a: tuple[tuple[float, ...], ...], b: tuple[tuple[float, ...], ...], t: float
+) -> tuple[tuple[float, ...], ...]:
+    if not a and not b:
+        return ()
+    start, end = (np.array(rows) if rows else np.zeros_like(np.array(a or b)) for rows in (a, b))
+    return tuple(tuple(map(float, row)) for row in (1 - t) * start + t * end)
 
 
 def _slerp(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], t: float) -> np.ndarray[Any, Any]:

@@ -1,0 +1,80 @@
+"""Reverse search that keeps what z cannot hold: a copy of the generator is tuned to the tile."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_histolatent.latent._fast import search_fast
+from napari_histolatent.latent._search import Mismatch, require_numbers
+from napari_histolatent.latent.search_options import OWN_STEPS
+from napari_histolatent.latent.tuned import TunedWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_histolatent.latent._search import Found, Search
+
+_LEARNING_RATE = 1e-3
+_TELL_EVERY = 5
+
+
+def search_faithful(search: Search) -> Found:
+    """Tune a copy of the generator for each tile, so that it draws the tile from the point of fast.
+
+    Pivotal tuning (Roich et al. 2021, section 3.2): the latent is held, the weights of `synthesize` are moved by
+    Adam to make the mismatch small. Without their locality regularisation: it cost twice the time, and classes
+    flipped less often.
+    """
+    options = search.options
+    found = search_fast(replace(search, options=replace(options, steps=None, learning_rate=None)))
+    steps = options.steps or OWN_STEPS["faithful"]
+    with torch.no_grad():
+        shown = search.drawn(found.z, found.y)
+    tuned: list[TunedWeights | None] = []
+    for i in range(len(search)):
+        if search.is_over():
+            break
+        tuned.append(_tuned_to(search, found, i, shown, steps=steps))
+    tuned += [None] * (len(search) - len(tuned))
+    return replace(found, tuned=tuple(tuned), steps=found.steps + steps)
+
+
+def _tuned_to(search: Search, found: Found, i: int, shown: Tensor, *, steps: int) -> TunedWeights:
+    """Return the weights that draw tile i; `shown` is told with the image of tile i renewed."""
+    options, row = search.options, slice(i, i + 1)
+    network: Any = copy.deepcopy(search.generator)
+    # Its statistics stay those of the generator: in evaluation mode a single image is drawn as in a batch.
+    network.eval().requires_grad_(True)
+    with torch.no_grad():
+        w = search.generator.map(found.z[row], found.y[row])
+    mismatch = Mismatch(replace(search, images=search.images[row], y=search.y[row]))
+    parameters = dict(network.named_parameters())
+    rate = options.learning_rate or _LEARNING_RATE
+    optimizer = torch.optim.Adam(parameters.values(), lr=rate)
+    moved: set[str] = set()
+    for step in range(steps):
+        with torch.enable_grad():
+            drawn = network.synthesize(w)
+            loss = mismatch(drawn)
+            slopes = torch.autograd.grad(loss.sum(), list(parameters.values()), allow_unused=True)
+        require_numbers(loss.detach())
+        for (name, parameter), slope in zip(parameters.items(), slopes, strict=True):
+            parameter.grad = slope
+            if slope is not None:
+                moved.add(name)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
+        optimizer.step()
+        shown[row] = drawn.detach()
+        done = i * steps + step
+        if done % (_TELL_EVERY * len(search)) == 0:
+            # Told are those of the average tile: they never go back.
+            search.tell(found.steps + done // len(search), shown, every=1)
+        if search.is_over():
+            break
+    state = {name: parameters[name].detach().cpu().numpy() for name in sorted(moved)}
+    return TunedWeights.of(state, checkpoint_digest=search.checkpoint_digest)
