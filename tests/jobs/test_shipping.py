@@ -40,6 +40,7 @@ class Sources:
             "robust_judge": self.robust_judge,
             "dataset": self.dataset,
             "licence": "BSD-3-Clause",
+            "calibration_tiles": 0,
             **changes,
         }
         return ship(options.pop("run", self.run), out=out, **options)

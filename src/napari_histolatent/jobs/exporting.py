@@ -154,7 +154,8 @@ def _gif(pictures: Sequence[NDArray[np.uint8]], fps: float, says: Mapping[str, A
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=max(20, round(1000 / fps)),
+        # In milliseconds, of which the file keeps whole hundredths of a second; viewers slow down what is below two.
+        duration=10 * max(2, round(100 / fps)),
         loop=0,
         comment=json.dumps(dict(says)).encode(),
     )
@@ -167,9 +168,13 @@ def _mp4(pictures: Sequence[NDArray[np.uint8]], fps: float, says: Mapping[str, A
     Raises
     ------
     UserError
-        If there is no encoder, or it refuses the pictures.
+        If PyAV is not installed, there is no encoder, or it refuses the pictures.
     """
-    import av
+    try:
+        import av
+    except ImportError as error:
+        msg = "MP4 films need the package av, which is not installed; run `pip install 'napari-histolatent[video]'`, or export a gif instead."
+        raise UserError(msg) from error
 
     height, width = pictures[0].shape[:2]
     name = _encoder()

@@ -15,6 +15,7 @@ import numpy as np
 from napari_histolatent._files import digest_of_file, write_json, write_text
 from napari_histolatent.errors import CheckpointError, DatasetError, UserError, writing_to
 from napari_histolatent.evaluation.gates import Gates, real_images, sampled
+from napari_histolatent.jobs.calibration import calibrate
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.training.card import CARD_FILE, CardFacts, dataset_facts, model_card
 from napari_histolatent.training.checkpoint import INFO_FILE, MODEL_FILE, Checkpoint
@@ -62,6 +63,7 @@ def ship(
     licence: str = "",
     assumed_mpp: float | None = None,
     seed: int = 1,
+    calibration_tiles: int = 256,
 ) -> ShippedModels:
     """Write the folders that 'shipped' names. What else lies in `out` stays; older parts are replaced.
 
@@ -83,6 +85,8 @@ def ship(
         Micrometres per pixel, where the data do not say: tiles are cut at this size, and the cards call it assumed.
     seed
         Of the samples that are measured.
+    calibration_tiles
+        Held-out tiles that reverse search is tried on, so that it can say how far to believe it; 0: not tried.
 
     Raises
     ------
@@ -116,6 +120,9 @@ def ship(
                 digests[ENCODER_FOLDER] = shrunk.digest
             figures, judges = _measured(new, data, seed)
             _add_metrics(new / GENERATOR, {"gates": figures.to_json()})
+            if calibration_tiles:
+                judge = new / ROBUST_JUDGE
+                calibrate(new / GENERATOR, dataset=dataset, classifier=judge, tiles=calibration_tiles)
             for part in PARTS:
                 _write_card(new / part, data, judges, licence, assumed_mpp)
             n_bytes = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
