@@ -778,6 +778,8 @@ def test_the_list_sees_what_others_start(
 ) -> None:
     idle(qtbot, binding)
     binding._timer.setInterval(20)
+    for kind in ("extract", "calibrate", "invert", "heatmap"):  # other docks' work
+        Run.create(tmp_path / kind, kind=kind, spec={"out": "somewhere"})
     Run.create(tmp_path / "theirs", kind="train", spec={"config": {"preset": "s1"}})
     qtbot.waitUntil(lambda: listed_runs(view) == ["theirs (generator, new)"], timeout=10_000)
     assert view.runs_list.rows[0].preset == "s1"

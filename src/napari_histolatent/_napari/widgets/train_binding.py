@@ -17,8 +17,8 @@ from napari_histolatent._napari.widgets.runs_list import row_of
 from napari_histolatent._napari.widgets.training_words import device_titles, estimate_text, in_dock
 from napari_histolatent.errors import DatasetError, UserError
 from napari_histolatent.jobs import probe
-from napari_histolatent.jobs.extraction import EXTRACT
 from napari_histolatent.jobs.follow import new_training
+from napari_histolatent.jobs.kinds import CLASSIFIER, ENCODER, TRAIN
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import ENDED, Run, known_runs, launch
 
@@ -302,7 +302,7 @@ class TrainBinding:
         for path in paths:
             try:
                 run = self._known[path] = self._known.get(path) or Run(path)
-                if run.kind != EXTRACT:  # the Patches dock's
+                if run.kind in (TRAIN, CLASSIFIER, ENCODER):  # others are the Patches and the Edit dock's
                     rows.append(row_of(run, run.status(), now=now))
             except (UserError, OSError, AttributeError, KeyError, TypeError, ValueError):
                 # Gone, or garbled: a run that cannot be read hides none of the others.
