@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+import napari_histolatent
 from napari_histolatent.patches import GridSpec, Recipe, SlideSource, SplitSpec, extract
 from napari_histolatent.slides import Level, Slide, SlideInfo, write_synthetic_slide
+from napari_histolatent.training import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -40,6 +42,23 @@ def user_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HISTOLATENT_DATA_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_shipped_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A package that ships no models, as tests begin with what they make themselves; see `shipped_models`."""
+    folder = tmp_path_factory.mktemp("ships_none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shipped, "_root", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def shipped_models(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the models that the package ships, in force."""
+    folder = Path(napari_histolatent.__file__).parent / "shipped"
+    monkeypatch.setattr(shipped, "_root", lambda: folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,6 @@ COMMANDS = [
     "classifier train",
     "calibrate",
     "invert",
-    "calibrate",
     "flip",
     "interpolate",
     "arithmetic",

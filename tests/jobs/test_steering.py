@@ -55,3 +55,30 @@ def test_a_tile_without_a_point_cannot_be_steered(generator: LoadedGenerator) ->
         steering.steered(generator, replace(tile, point=None), direction, [1.0])
     with pytest.raises(UserError, match="no measured feature 'age'"):
         steering.direction_of_measure(generator, "age")
+
+
+def test_several_features_are_tried_on_the_same_images(
+    generator: LoadedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def darkness(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return -brightness(images)
+
+    measures = {"light": brightness, "dark": darkness}
+    monkeypatch.setattr(steering, "function_named", measures.__getitem__)
+    drawn, told = [], []
+    real = steering.draw
+    monkeypatch.setattr(steering, "draw", lambda *a, **options: drawn.append(a) or real(*a, **options))
+    direction = steering.direction_of_measure(generator, "light", n=60)
+    found = steering.tried_on(
+        generator,
+        direction,
+        ["light", "dark"],
+        n=8,
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert list(found) == ["light", "dark"]
+    assert found["dark"].correlations == pytest.approx([-v for v in found["light"].correlations])
+    assert len(drawn) == len(steering.STRENGTHS)
+    assert told[-1] == (7, 7)
+    drawn.clear()
+    assert steering.tried(generator, direction, "light", n=8) == found["light"]

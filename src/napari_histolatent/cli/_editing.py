@@ -251,34 +251,6 @@ def _invert_dataset(
 
 
 @app.command()
-def calibrate(
-    run: GeneratorArgument,
-    dataset: DatasetOption = None,
-    classifier: ClassifierOption = None,
-    tiles: Annotated[int, typer.Option(help="Most held-out tiles to search.", min=1)] = 256,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Search held-out tiles of a generator's dataset, so that `invert` can say how far to believe a search.
-
-    Example: histolatent calibrate run --dataset patches
-    """
-    from napari_histolatent.jobs.calibration import calibrate as calibrate_run
-
-    with progress_bar() as progress:
-        bar = progress.add_task("held-out tiles", total=None)
-        found = calibrate_run(
-            run,
-            dataset=dataset,
-            classifier=classifier,
-            tiles=tiles,
-            device=device,
-            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-        )
-    write_report(found.to_json(), as_json, [f"Calibrated: {found.path}"])
-
-
-@app.command()
 def flip(
     run: GeneratorArgument,
     images: ImagesArgument,

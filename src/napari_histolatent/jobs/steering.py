@@ -141,16 +141,60 @@ def tried(
     UserError
         If the direction is of another generator, there is no such feature or class, or it was stopped.
     """
-    measure = function_named(feature)
+    return tried_on(
+        generator,
+        direction,
+        [feature],
+        n=n,
+        strengths=strengths,
+        label=label,
+        seed=seed,
+        should_stop=should_stop,
+    )[feature]
+
+
+def tried_on(
+    generator: LoadedGenerator,
+    direction: Direction,
+    features: Sequence[str],
+    *,
+    n: int = _TRIED,
+    strengths: Sequence[float] = STRENGTHS,
+    label: str | None = None,
+    seed: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Monotonicity]:
+    """Return for several features what `tried` says of each; the images are drawn once for all.
+
+    Parameters
+    ----------
+    generator, direction, n, strengths, label, seed, should_stop
+        See `tried`.
+    features
+        Of `latent.measured.FEATURES`.
+    on_progress
+        Called with (strengths done, strengths in all).
+
+    Raises
+    ------
+    UserError
+        As `tried`.
+    """
+    measures = {feature: function_named(feature) for feature in features}
     points = [tile.point for tile in sample_tiles(generator, n, label=label, seed=seed) if tile.point]
-    columns = []
-    for strength in strengths:
+    columns: dict[str, list[NDArray[np.float64]]] = {feature: [] for feature in features}
+    for i, strength in enumerate(strengths):
         if should_stop and should_stop():
             msg = f"The trial of {direction.name!r} was stopped; start it again."
             raise UserError(msg)
         moved: list[LatentPoint] = [apply(point, direction, strength) for point in points]
-        columns.append(measure(draw(generator.network, moved, device=generator.device)))
-    return monotonicity(strengths, np.stack(columns, axis=1))
+        images = draw(generator.network, moved, device=generator.device)
+        for feature, measure in measures.items():
+            columns[feature].append(measure(images))
+        if on_progress:
+            on_progress(i + 1, len(strengths))
+    return {name: monotonicity(strengths, np.stack(values, axis=1)) for name, values in columns.items()}
 
 
 def steered(
