@@ -581,3 +581,33 @@ def test_methods_are_measured_on_the_same_tiles(script: Callable[[str], Script],
     assert flips[0] == ["fast", 4, 0.5, 0.0, "-", "-"], (
         "all that should be a are called so, none that should be b"
     )
+
+
+def test_figures_of_the_slider(script: Callable[[str], Script]) -> None:
+    slider = script("bench_slider")
+    assert slider.rank_of([0.1, 0.2, 0.9]) == pytest.approx(1)
+    assert slider.rank_of([0.9, 0.2, 0.1]) == pytest.approx(-1)
+    assert slider.rank_of([0.5, 0.5]) == 0
+    assert slider.fall_of([0.1, 0.5, 0.4, 0.45, 0.3, 0.9]) == pytest.approx(0.2)
+    assert slider.fall_of([0.1, 0.2]) == 0
+    even = [np.full((2, 2, 3), v, np.uint8) for v in (0, 10, 20)]
+    assert slider.unevenness_of(even) == pytest.approx(1)
+    assert slider.unevenness_of([*even, np.full((2, 2, 3), 60, np.uint8)]) == pytest.approx(2)
+    good = {
+        "moves_ms": [5.0],
+        "moves_cpu_ms": [4.0],
+        "first_s": [0.1],
+        "ready_s": [1.0],
+        "ready_cpu_s": [1.0],
+    } | {
+        "rank": [1.0] * 20,
+        "fall": [0.0] * 20,
+        "uneven": [1.1] * 20,
+    }
+    assert slider.faults_of(good) == []
+    assert slider.faults_of(good | {"rank": [1.0] * 19 + [0.5]}) == [], "95 % are as wanted"
+    bad = good | {"moves_ms": [20.0], "ready_s": [4.0], "fall": [0.0] * 18 + [0.1] * 2}
+    assert len(slider.faults_of(bad)) == 3
+    rows = slider.rows_of(bad)
+    assert all(len(row) == len(slider.HEADERS) for row in rows)
+    assert [row[4] for row in rows] == [0, 1, "", 0, 1, 1, 0.9, 1]

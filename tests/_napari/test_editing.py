@@ -3,9 +3,8 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,12 +14,10 @@ from napari_histolatent._napari._editing import (
     Seen,
     load_models,
     paired_classifier,
-    route_to,
     runs_with_models,
     seen_in,
 )
 from napari_histolatent.errors import CheckpointError, RunError, UserError
-from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.tiles import Tile, cut_tile
 from napari_histolatent.runs import Run, RunEvent
 from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
@@ -47,12 +44,6 @@ def tile(slide: Slide) -> Tile:
 @pytest.fixture
 def other(slide: Slide) -> Tile:
     return replace(cut_tile(slide, (500, 300), size_px=32, mpp=1.0), label="stroma")
-
-
-@pytest.fixture
-def reconstruction(models: Models, tile: Tile) -> Tile:
-    (search,) = edits.reverse_search(models.generator, [tile], label="epithelium", steps=2)
-    return search.reconstruction
 
 
 # The runs there are
@@ -211,91 +202,7 @@ def test_without_a_classifier_nothing_is_seen(models: Models, tile: Tile) -> Non
     assert seen_in(models, [], None) == ()
 
 
-# The route
-
-
-def test_the_route_to_a_class_ends_in_its_flip(models: Models, reconstruction: Tile) -> None:
-    route = route_to(models, reconstruction, "stroma", frames=5, evidence_for="epithelium")
-    assert len(route.frames) == len(route.seen) == 5
-    points = [frame.point for frame in route.frames]
-    assert points[0].values == pytest.approx(reconstruction.point.values)
-    weights = np.array([point.class_weights for point in points])
-    assert weights == pytest.approx(np.column_stack([np.linspace(1, 0, 5), np.linspace(0, 1, 5)]))
-    for point in points:
-        assert point.values == pytest.approx(reconstruction.point.values), "z is fixed"
-    assert np.array_equal(route.frames[0].pixels, reconstruction.pixels)
-    flip = edits.flip_tile(models.generator, reconstruction, to="stroma")
-    assert np.array_equal(route.frames[-1].pixels, flip.pixels)
-    assert {item.heatmap.target for item in route.seen} == {"epithelium"}
-
-
-def test_every_image_of_a_route_is_synthetic_and_lies_at_its_tile(
-    models: Models, reconstruction: Tile, tile: Tile
-) -> None:
-    route = route_to(models, reconstruction, "stroma", frames=3, evidence_for=None)
-    for frame in route.frames:
-        assert frame.synthetic
-        assert frame.level0_box == tile.level0_box
-        assert frame.slide_digest == tile.slide_digest
-        assert frame.provenance["model_digest"] == models.generator.checkpoint.digest
-
-
-def test_the_route_to_a_tile_with_a_point_searches_nothing(
-    models: Models, reconstruction: Tile, other: Tile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (search,) = edits.reverse_search(models.generator, [other], label="stroma", steps=2)
-    monkeypatch.setattr(edits, "reverse_search", lambda *_, **__: pytest.fail("searched again"))
-    route = route_to(models, reconstruction, search.reconstruction, frames=3, evidence_for=None)
-    assert route.frames[-1].point.values == pytest.approx(search.inversion.point.values)
-    assert route.frames[-1].point.class_weights == (0.0, 1.0)
-    assert np.array_equal(route.frames[-1].pixels, search.reconstruction.pixels)
-
-
-@pytest.mark.parametrize(("label", "searched_in"), [("stroma", "stroma"), (None, None), ("fat", None)])
-def test_the_route_to_a_tile_without_a_point_searches_it(
-    models: Models,
-    reconstruction: Tile,
-    other: Tile,
-    monkeypatch: pytest.MonkeyPatch,
-    label: str | None,
-    searched_in: str | None,
-) -> None:
-    real, asked = edits.reverse_search, []
-
-    def quick(generator: Any, tiles: Any, *, label: str | None = None, **options: Any) -> Any:
-        asked.append((tiles, label))
-        return real(generator, tiles, label=label, **{**options, "steps": 2})
-
-    monkeypatch.setattr(edits, "reverse_search", quick)
-    towards = replace(other, label=label)
-    route = route_to(models, reconstruction, towards, frames=4, evidence_for=None)
-    assert asked == [([towards], searched_in)]
-    assert len(route.frames) == 4
-    assert route.frames[-1].point.checkpoint_digest == models.generator.checkpoint.digest
-
-
-def test_a_point_of_another_generator_means_nothing_to_this_one(
-    models: Models, reconstruction: Tile, other: Tile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign = replace(other, point=replace(reconstruction.point, checkpoint_digest="another"))
-    real, asked = edits.reverse_search, []
-
-    def quick(generator: Any, tiles: Any, **options: Any) -> Any:
-        asked.extend(tiles)
-        return real(generator, tiles, **{**options, "steps": 2})
-
-    monkeypatch.setattr(edits, "reverse_search", quick)
-    route_to(models, reconstruction, foreign, frames=2, evidence_for=None)
-    assert asked == [foreign]
-
-
-def test_a_tile_of_another_size_is_refused(models: Models, reconstruction: Tile, slide: Slide) -> None:
-    large = cut_tile(slide, (500, 300), size_px=64, mpp=1.0)
-    with pytest.raises(UserError, match="The tile is 64 x 64 px, the generator draws 32 px"):
-        route_to(models, reconstruction, large, frames=2, evidence_for=None)
-
-
-def test_no_gradient_is_left_behind(models: Models, reconstruction: Tile) -> None:
-    seen_in(models, [reconstruction], None)
+def test_no_gradient_is_left_behind(models: Models, tile: Tile) -> None:
+    seen_in(models, [tile], None)
     assert not any(v.requires_grad or v.grad is not None for v in models.classifier.network.parameters())
     assert torch.is_grad_enabled()

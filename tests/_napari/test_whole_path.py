@@ -187,16 +187,17 @@ def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screensho
     qtbot.waitUntil(lambda: any("Grad-CAM tile" in layer.name for layer in viewer.layers), timeout=20_000)
     qtbot.mouseClick(editor.search_button, left)
     qtbot.waitUntil(lambda: editor.search_note.text().startswith("Found"), timeout=60_000)
-    qtbot.waitUntil(lambda: "Frame" in editor.edit_note.text(), timeout=60_000)
+    path = editor.path_panel
+    qtbot.waitUntil(lambda: editor.binding.is_ready, timeout=60_000)
 
     synthetic = viewer.layers["SYNTHETIC edit"]
     before = synthetic.data.copy()
     qtbot.mouseClick(editor.flip_button, left)
-    qtbot.waitUntil(lambda: editor.slider.value() == editor.slider.maximum(), timeout=5_000)
+    qtbot.waitUntil(lambda: path.slider.value() == path.slider.maximum(), timeout=5_000)
     flipped = synthetic.data.copy()
     assert np.abs(flipped.astype(int) - before).mean() > 1, "the flip changes the image"
-    editor.slider.setFocus()
-    qtbot.keyClick(editor.slider._slider, Qt.Key.Key_Left)
+    path.slider.setFocus()
+    qtbot.keyClick(path.slider._slider, Qt.Key.Key_Left)
     assert (
         0 < np.abs(synthetic.data.astype(int) - flipped).mean() < np.abs(flipped.astype(int) - before).mean()
     )

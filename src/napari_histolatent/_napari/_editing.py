@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import UserError
@@ -10,12 +11,17 @@ from napari_histolatent.runs import Run, known_runs
 from napari_histolatent.training.shipped import COLOUR_JUDGE, GENERATOR, ROBUST_JUDGE, shipped_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from napari_histolatent.explain import Heatmap
+    from napari_histolatent.jobs.stains import KnownStain
     from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.latent.verdict import Calibration
     from napari_histolatent.training.checkpoint import Checkpoint
-    from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
+    from napari_histolatent.training.load import LoadedClassifier, LoadedEncoder, LoadedGenerator
+
+
+_STAIN_SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,15 @@ class Models:
 
     generator: LoadedGenerator
     classifier: LoadedClassifier | None
+    encoder: LoadedEncoder | None = None
+    """Of this generator; a search without one takes a random start."""
+    calibration: Calibration | None = None
+    stain: KnownStain | None = None
+    """The colours that the generator draws; None where its samples hold too little tissue."""
+    layers: tuple[str, ...] = ()
+    """Of the classifier, that can be mapped."""
+    remarks: tuple[str, ...] = ()
+    """What of it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,6 @@ class Seen:
 
     heatmap: Heatmap | None = None
     probabilities: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Route:
-    """The images from a reconstruction to its flip, or to another tile, and what is seen in each."""
-
-    frames: tuple[Tile, ...]
-    seen: tuple[Seen, ...]
 
 
 def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
@@ -69,6 +76,15 @@ def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
     generators = [*found["train"], *_of_package("train", {GENERATOR: "lung generator"})]
     judges = {ROBUST_JUDGE: "lung classifier, by structure", COLOUR_JUDGE: "lung classifier, by colour too"}
     return generators, [*found["classifier"], *_of_package("classifier", judges)]
+
+
+def judge_name(run: ModelRun) -> str:
+    """Return in a few words which classifier it is: what a probability is by."""
+    for part, words in ((ROBUST_JUDGE, "by structure"), (COLOUR_JUDGE, "by colour too")):
+        folder = shipped_folder(part)
+        if folder is not None and str(folder) == run.path:
+            return words
+    return f"by the classifier {Path(run.path).name}"
 
 
 def _of_package(kind: str, captions: Mapping[str, str]) -> Iterator[ModelRun]:
@@ -105,50 +121,69 @@ def paired_classifier(
 
 
 def load_models(generator: str, classifier: str | None) -> Models:
-    """Load the networks of two runs.
+    """Load the networks of two runs, and what goes with the generator.
 
     Raises
     ------
     UserError
         If one cannot be loaded, or they know different classes.
     """
-    from napari_histolatent.jobs import edits
+    from napari_histolatent.explain import gradcam
+    from napari_histolatent.jobs import edits, stains
+    from napari_histolatent.jobs.calibration import calibration_of
+    from napari_histolatent.jobs.companions import encoder_of
     from napari_histolatent.training.load import load_classifier, load_generator
 
-    models = Models(load_generator(generator), load_classifier(classifier) if classifier else None)
-    if models.classifier:
-        edits.require_same_classes(models.generator, models.classifier)
-    return models
+    drawing = load_generator(generator)
+    judge = load_classifier(classifier) if classifier else None
+    if judge:
+        edits.require_same_classes(drawing, judge)
+    encoder, sentence = encoder_of(drawing)
+    remarks = [sentence] if sentence else []
+    try:
+        calibration = calibration_of(drawing.checkpoint)
+    except UserError as error:  # a search needs none
+        calibration = None
+        remarks.append(str(error))
+    samples = edits.sample_tiles(drawing, _STAIN_SAMPLES, label=None, seed=0)
+    return Models(
+        drawing,
+        judge,
+        encoder=encoder,
+        calibration=calibration,
+        stain=stains.known_stain(stains.stacked(samples)),
+        layers=gradcam.layers_of(judge.network) if judge else (),
+        remarks=tuple(remarks),
+    )
 
 
-def seen_in(models: Models, tiles: list[Tile], evidence_for: str | None) -> tuple[Seen, ...]:
-    """Return heatmap and probabilities of each tile."""
+def seen_in(
+    models: Models, tiles: Sequence[Tile], evidence_for: str | None, *, layer: str | None = None
+) -> tuple[Seen, ...]:
+    """Return heatmap and probabilities of each tile; the map of a tile without a place lies in the tile's own pixels.
+
+    Parameters
+    ----------
+    models
+        Without a classifier nothing is seen.
+    tiles
+        Of the generator's size.
+    evidence_for
+        The class whose evidence is mapped; None: the one that the classifier sees in each tile.
+    layer
+        The classifier's layer that is mapped; None: its own choice.
+    """
     from napari_histolatent.jobs import edits
 
     if models.classifier is None or not tiles:
         return tuple(Seen() for _ in tiles)
-    heatmaps = edits.heatmaps_of(models.classifier, tiles, target=evidence_for)
+    # Where a classifier is shown a part of the tile, the map's box says which part; so it does of a tile without a place.
+    tiles = [tile if tile.level0_box else replace(tile, level0_box=_own_box(tile)) for tile in tiles]
+    heatmaps = edits.heatmaps_of(models.classifier, tiles, target=evidence_for, layer=layer)
     chances = edits.probabilities_of(models.classifier, tiles)
     return tuple(Seen(heatmap, chance) for heatmap, chance in zip(heatmaps, chances, strict=True))
 
 
-def route_to(
-    models: Models, reconstruction: Tile, towards: str | Tile, *, frames: int, evidence_for: str | None
-) -> Route:
-    """Return the images from a reconstruction to a class (its flip) or to another tile.
-
-    A tile without a latent point of this generator is searched first.
-    """
-    from napari_histolatent.jobs import edits
-
-    generator = models.generator
-    if isinstance(towards, str):
-        end = edits.flip_tile(generator, reconstruction, to=towards)
-    elif towards.point is not None and towards.point.checkpoint_digest == generator.checkpoint.digest:
-        end = towards
-    else:
-        known = towards.label if towards.label in generator.checkpoint.classes else None
-        (search,) = edits.reverse_search(generator, [towards], label=known)
-        end = search.reconstruction
-    drawn = edits.interpolate_tiles(generator, reconstruction, end, frames=frames)
-    return Route(tuple(drawn), seen_in(models, drawn, evidence_for))
+def _own_box(tile: Tile) -> tuple[float, float, float, float]:
+    height, width = tile.pixels.shape[:2]
+    return 0.0, 0.0, float(width), float(height)

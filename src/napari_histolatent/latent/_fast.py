@@ -91,7 +91,10 @@ def _nearest_drawn(search: Search, chance: torch.Generator) -> Tensor:
     z = draw_latents(search.generator.prior, _CANDIDATES, search.generator.z_dim, chance)
     z = z.to(search.images.device)
     chosen = torch.empty(len(search), z.shape[1], device=z.device)
-    vectors, of_tile = torch.unique(search.y, dim=0, return_inverse=True)
+    if search.y.shape[1]:
+        vectors, of_tile = torch.unique(search.y, dim=0, return_inverse=True)
+    else:  # no classes: all are of the one empty vector
+        vectors, of_tile = search.y[:1], torch.zeros(len(search), dtype=torch.long, device=z.device)
     flat = search.images.flatten(1)
     for i, vector in enumerate(vectors):
         own = of_tile == i

@@ -16,15 +16,17 @@ from napari_histolatent._files import digest_of_file
 from napari_histolatent._napari._editing import Models
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
 from napari_histolatent._napari._session import session_of
-from napari_histolatent._napari._workers import LatestWorker
+from napari_histolatent._napari.editing._path import FRAMES
+from napari_histolatent._napari.editing._searching import find
 from napari_histolatent._napari.regions import is_regions_layer
-from napari_histolatent._napari.widgets import edit_binding
+from napari_histolatent._napari.widgets import edit_binding, edit_models, edit_picking
 from napari_histolatent._napari.widgets.edit_binding import EditBinding
-from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER, EditView
+from napari_histolatent._napari.widgets.edit_view import NO_CLASSIFIER, EditView
 from napari_histolatent.annotations import read_annotations
 from napari_histolatent.errors import UserError
-from napari_histolatent.jobs import edits
-from napari_histolatent.jobs.tiles import cut_tile
+from napari_histolatent.jobs import calibration, edits
+from napari_histolatent.jobs.tiles import Tile, cut_tile
+from napari_histolatent.latent.search_options import OWN_STEPS, SearchOptions
 from napari_histolatent.runs._index import remember
 from tests._napari.helpers import add, click, give_regions
 
@@ -42,7 +44,9 @@ TILE, RECONSTRUCTION, EDIT = "Grad-CAM tile", "SYNTHETIC reconstruction", "SYNTH
 
 @pytest.fixture(autouse=True)
 def quick_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edit_binding, "_SEARCH_STEPS", 3)
+    monkeypatch.setattr(EditView, "options", lambda view: SearchOptions(steps=3, seed=view.seed_spin.value()))
+    for name in ("fast", "layers", "faithful"):
+        monkeypatch.setitem(OWN_STEPS, name, 2)
 
 
 @pytest.fixture
@@ -75,13 +79,12 @@ def ready(qtbot: Any, listed: Trained, shown: Any, binding: EditBinding) -> Edit
 
 
 def idle(qtbot: Any, binding: EditBinding) -> None:
-    workers = [item for item in vars(binding).values() if isinstance(item, LatestWorker)]
-    assert workers
-    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=20_000)
+    """Wait until nothing is computed: with an edit, all its frames are there."""
+    qtbot.waitUntil(lambda: not binding.is_busy and not binding._path.player.is_busy, timeout=20_000)
 
 
 def loaded(qtbot: Any, binding: EditBinding) -> None:
-    qtbot.waitUntil(lambda: binding._models is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: binding.models is not None and not binding.is_busy, timeout=20_000)
 
 
 def pick(qtbot: Any, binding: EditBinding, viewer: Any, slide: Slide, level0_xy: tuple[float, float]) -> None:
@@ -109,28 +112,47 @@ def choose(box: Any, index: int) -> None:
 
 def three_classes(generator: Path, folder: Path) -> Path:
     """Return a run like this generator's, untrained, that knows fat too."""
+    return with_classes(generator, folder / "three", ["epithelium", "fat", "stroma"])
+
+
+def with_classes(generator: Path, path: Path, classes: list[str]) -> Path:
+    """Return a run like this generator's, untrained, of other classes, or of none."""
     import torch
     from safetensors.torch import save_file
 
     from napari_histolatent.models import build_gan
 
-    path = folder / "three"
     shutil.copytree(generator, path)
     (checkpoint,) = (path / "checkpoints").iterdir()
     info = json.loads((checkpoint / "checkpoint.json").read_text())
-    info["classes"] = ["epithelium", "fat", "stroma"]
+    info["classes"] = classes
+    info["config"]["network"] = "cdcgan" if classes else "dcgan"
     options = {name: info["config"][name] for name in ("z_dim", "base_channels")}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network, _ = build_gan("cdcgan", classes=info["classes"], size_px=info["size_px"], **options)
+        network, _ = build_gan(info["config"]["network"], classes=classes, size_px=info["size_px"], **options)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, checkpoint / "model.safetensors")
     info["digest"] = digest_of_file(checkpoint / "model.safetensors")
     (checkpoint / "checkpoint.json").write_text(json.dumps(info))
     return path
 
 
+def frames(binding: EditBinding) -> list[Tile]:
+    """Return the images of the slider, all of them."""
+    assert binding._path.player.is_complete
+    return [frame.tile for frame in binding._path.player.frames]
+
+
 def has_picture(view: EditView, line: str, column: str) -> bool:
-    return not view._pictures[line, column].pixmap().isNull()
+    return not view.strip.pictures[line, column].pixmap().isNull()
+
+
+def slide_to(view: EditView, index: int) -> None:
+    view.path_panel.slider.setValue(index)
+
+
+def has_slider(view: EditView) -> bool:
+    return view.path_panel.isEnabled() and view.path_panel.slider.isEnabled()
 
 
 # Networks
@@ -170,7 +192,7 @@ def test_a_generator_alone_draws_without_heatmaps(
     pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
     search(qtbot, binding)
     assert names(viewer) == {"tiny.tiff", RECONSTRUCTION, EDIT}
-    assert view.edit_note.text() == f"Frame 0 of {FRAMES - 1}"
+    assert view.edit_note.text().startswith("The edit changes RMSE ")
 
 
 def test_a_run_that_ends_is_offered_and_the_choice_stays(
@@ -178,15 +200,15 @@ def test_a_run_that_ends_is_offered_and_the_choice_stays(
 ) -> None:
     shutil.copytree(trained.generator, tmp_path / "newer")
     remember(tmp_path / "newer")
-    before = ready._models
+    before = ready.models
     session_of(viewer).runs_changed.emit()
     qtbot.waitUntil(lambda: view.generator_box.count() == 2)
     idle(qtbot, ready)
     assert view.generator_box.currentData() == str(trained.generator)
-    assert ready._models is before, "nothing is loaded again"
+    assert ready.models is before, "nothing is loaded again"
     choose(view.generator_box, view.generator_box.findData(str(tmp_path / "newer")))
     idle(qtbot, ready)
-    assert ready._models.generator.checkpoint.path.is_relative_to(tmp_path)
+    assert ready.models.generator.checkpoint.path.is_relative_to(tmp_path)
 
 
 def test_a_generator_that_learnt_on_is_loaded_again(
@@ -201,7 +223,7 @@ def test_a_generator_that_learnt_on_is_loaded_again(
     shutil.copytree(checkpoints / "step-00000002", checkpoints / "step-00000004")
     session_of(viewer).runs_changed.emit()
     qtbot.waitUntil(
-        lambda: binding._models is not None and binding._models.generator.checkpoint.path.name.endswith("4")
+        lambda: binding.models is not None and binding.models.generator.checkpoint.path.name.endswith("4")
     )
 
 
@@ -210,16 +232,16 @@ def test_the_user_may_want_no_classifier(
 ) -> None:
     choose(view.classifier_box, view.classifier_box.findText(NO_CLASSIFIER))
     idle(qtbot, ready)
-    assert ready._models.classifier is None
+    assert ready.models.classifier is None
     assert "no classifier" in view.models_note.text()
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     assert names(viewer) == {"tiny.tiff"}
     session_of(viewer).runs_changed.emit()
     idle(qtbot, ready)
-    assert ready._models.classifier is None, "and stays without"
+    assert ready.models.classifier is None, "and stays without"
     choose(view.classifier_box, view.classifier_box.findData(str(listed.classifier)))
     idle(qtbot, ready)
-    assert ready._models.classifier is not None
+    assert ready.models.classifier is not None
 
 
 def test_a_generator_is_not_paired_with_a_classifier_of_other_classes(
@@ -247,7 +269,7 @@ def test_a_generator_is_not_paired_with_a_classifier_of_other_classes(
     choose(view.generator_box, view.generator_box.findData(str(listed.generator)))
     idle(qtbot, ready)
     assert view.classifier_box.currentData() == str(listed.classifier)
-    assert ready._models.classifier is not None
+    assert ready.models.classifier is not None
 
 
 def test_a_broken_checkpoint_is_one_sentence(
@@ -281,18 +303,18 @@ def test_a_click_takes_the_tile_under_it(
 ) -> None:
     viewer.layers.selection.active = shown
     pick(qtbot, ready, viewer, slide, STROMA_XY)
-    tile = ready._tile
+    tile = ready._state.tile
     left, top, right, bottom = tile.level0_box
     assert (right - left, bottom - top) == (64, 64), "32 px of 1 µm on a slide of 0.5 µm"
     assert abs((left + right) / 2 - STROMA_XY[0]) <= 0.5
     assert np.array_equal(tile.pixels, slide.read_region((left, top), size_px=(32, 32), level=1))
     assert tile.label == "stroma"
-    assert view.search_note.text() == "Tile at x=550, y=300, stroma."
+    assert view.tile_note.text().splitlines()[0] == "Tile at x=550, y=300, stroma."
     assert has_picture(view, "pixels", "tile")
     assert has_picture(view, "heatmap", "tile")
     assert not has_picture(view, "pixels", "reconstruction")
     assert view.search_button.isEnabled()
-    assert not view.slider.isEnabled()
+    assert not has_slider(view)
     assert viewer.layers.selection.active is shown, "the next click is on the slide too"
 
 
@@ -301,7 +323,7 @@ def test_the_heatmap_of_a_tile_lies_over_it(
 ) -> None:
     pick(qtbot, ready, viewer, slide, STROMA_XY)
     (layer,) = [layer for layer in viewer.layers if layer.name.startswith(TILE)]
-    left, top, right, bottom = ready._tile.level0_box
+    left, top, right, bottom = ready._state.tile.level0_box
     assert shown.world_to_data(layer.data_to_world((-0.5, -0.5))) == pytest.approx((top - 0.5, left - 0.5))
     assert shown.world_to_data(layer.data_to_world((31.5, 31.5))) == pytest.approx(
         (bottom - 0.5, right - 0.5)
@@ -323,7 +345,7 @@ def test_a_click_beside_the_slide_is_one_sentence(
     pick(qtbot, ready, viewer, slide, place)
     assert len(errors) == 1
     assert "lies off tiny.tiff" in errors[0]
-    assert ready._tile is None
+    assert ready._state.tile is None
 
 
 def test_a_click_without_a_slide_is_one_sentence(
@@ -342,7 +364,7 @@ def test_from_the_tray_without_a_slide_is_one_sentence(
     viewer.layers.remove(shown)
     qtbot.mouseClick(view.tray_button, LEFT)
     assert len(errors) == 1, "a button that does nothing leaves one guessing"
-    assert ready._tile is None
+    assert ready._state.tile is None
 
 
 def test_the_newest_patch_of_the_tray_is_taken(
@@ -357,8 +379,8 @@ def test_the_newest_patch_of_the_tray_is_taken(
     session.add_to_tray(replace(session.tray[0], slide_digest="another"))
     qtbot.mouseClick(view.tray_button, LEFT)
     idle(qtbot, ready)
-    assert ready._tile.centre == STROMA_XY
-    assert ready._tile.pixels.shape == (32, 32, 3), "cut again at the size the generator draws"
+    assert ready._state.tile.centre == STROMA_XY
+    assert ready._state.tile.pixels.shape == (32, 32, 3), "cut again at the size the generator draws"
     assert len(errors) == 1
 
 
@@ -367,7 +389,7 @@ def test_zoom_puts_the_tile_in_the_middle(
 ) -> None:
     pick(qtbot, ready, viewer, slide, STROMA_XY)
     qtbot.mouseClick(view.zoom_button, LEFT)
-    left, top, right, bottom = ready._tile.level0_box
+    left, top, right, bottom = ready._state.tile.level0_box
     middle = world_of(((left + right) / 2, (top + bottom) / 2), slide.info)
     assert viewer.scene.camera.center[-2:] == pytest.approx(middle)
     assert viewer.scene.camera.zoom * 32 == pytest.approx(250), "32 µm are 250 px wide"
@@ -386,10 +408,18 @@ def test_a_search_finds_the_tile_again_and_offers_edits(
     assert not view.cancel_button.isHidden()
     idle(qtbot, ready)
     assert not view.search_button.isHidden()
-    assert view.search_note.text().startswith("Found: RMSE ")
+    assert view.search_note.text().startswith("Found by faithful")
     assert [view.target_box.itemText(i) for i in range(view.target_box.count())] == ["class stroma"]
-    assert view.slider.isEnabled()
-    assert view.edit_note.text().startswith(f"Frame 0 of {FRAMES - 1}; tile: epithelium ")
+    assert has_slider(view)
+    assert view.edit_note.text().startswith("The edit changes RMSE ")
+    assert view.path_panel.step_note.text().startswith(f"Step 0 of {FRAMES - 1}: epithelium ")
+    assert view.badge.badge.text() == "Not calibrated"
+    for column in ("tile", "reconstruction", "edit"):
+        assert sum(view.bars.bars[name, column].value() for name in ("epithelium", "stroma")) in (
+            999,
+            1000,
+            1001,
+        )
     for line in ("pixels", "heatmap"):
         assert all(has_picture(view, line, column) for column in ("tile", "reconstruction", "edit"))
     assert {RECONSTRUCTION, EDIT} < names(viewer)
@@ -401,7 +431,7 @@ def test_what_was_drawn_lies_on_its_tile_and_says_where_it_is_from(
 ) -> None:
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
-    left, top, *_ = ready._tile.level0_box
+    left, top, *_ = ready._state.tile.level0_box
     for name in (RECONSTRUCTION, EDIT):
         layer = viewer.layers[name]
         assert shown.world_to_data(layer.data_to_world((-0.5, -0.5))) == pytest.approx(
@@ -409,7 +439,7 @@ def test_what_was_drawn_lies_on_its_tile_and_says_where_it_is_from(
         )
         facts = layer.metadata[KEY]
         assert facts["synthetic"] is True
-        assert facts["model_digest"] == ready._models.generator.checkpoint.digest
+        assert facts["model_digest"] == ready.models.generator.checkpoint.digest
         assert facts["slide_digest"] == slide.info.digest
         assert len(facts["latent_point"]["values"]) == 8
     assert all(layer.metadata[KEY] for layer in viewer.layers)
@@ -463,7 +493,7 @@ def test_a_search_can_be_cancelled(
     idle(qtbot, ready)
     qtbot.wait(20)
     assert view.search_note.text() == "The search was cancelled."
-    assert not view.slider.isEnabled()
+    assert not has_slider(view)
     assert EDIT not in names(viewer)
     assert not has_picture(view, "pixels", "reconstruction"), "nothing was found"
 
@@ -484,7 +514,7 @@ def test_a_search_that_was_left_shows_nothing_in_the_next_tile(
     pick(qtbot, ready, viewer, slide, STROMA_XY)
     qtbot.waitUntil(endless.stopped.is_set)
     idle(qtbot, ready)
-    assert ready._tile.label == "stroma"
+    assert ready._state.tile.label == "stroma"
     assert not view.search_button.isHidden()
     assert not has_picture(view, "pixels", "reconstruction"), "that was the other tile's"
 
@@ -505,7 +535,7 @@ def test_the_search_shows_how_far_it_is(
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     qtbot.mouseClick(view.search_button, LEFT)
     qtbot.waitUntil(lambda: shown_step.is_set() and view.progress.value() == 2)
-    assert view.progress.maximum() == 3
+    assert view.progress.maximum() == 2 + 3
     assert has_picture(view, "pixels", "reconstruction")
     go_on.set()
     idle(qtbot, ready)
@@ -522,16 +552,15 @@ def test_the_slider_only_assigns(
     search(qtbot, ready)
     layer, reconstruction = viewer.layers[EDIT], viewer.layers[RECONSTRUCTION].data.copy()
     computed: list[str] = []
-    for name in ("interpolate_tiles", "flip_tile", "heatmaps_of", "reverse_search"):
+    for name in ("drawn_tiles", "flip_tile", "heatmaps_of", "reverse_search"):
         monkeypatch.setattr(edits, name, lambda *_, name=name, **__: computed.append(name))
     shown_frames = []
     for index in range(FRAMES):
-        view.slider.setValue(index)
+        slide_to(view, index)
         shown_frames.append(layer.data.copy())
-        assert np.array_equal(layer.data, ready._route.frames[index].pixels)
-        assert view.edit_note.text().startswith(f"Frame {index} of {FRAMES - 1}")
+        assert np.array_equal(layer.data, frames(ready)[index].pixels)
         weights = layer.metadata[KEY]["latent_point"]["class_weights"]
-        assert weights == pytest.approx((1 - index / (FRAMES - 1), index / (FRAMES - 1)))
+        assert sum(weights) == pytest.approx(1)
     assert np.array_equal(shown_frames[0], reconstruction)
     assert not np.array_equal(shown_frames[-1], shown_frames[0])
     assert np.array_equal(viewer.layers[RECONSTRUCTION].data, reconstruction)
@@ -546,8 +575,8 @@ def test_the_flip_is_the_end_of_the_slider(
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
     qtbot.mouseClick(view.flip_button, LEFT)
-    flip = edits.flip_tile(ready._models.generator, ready._search.reconstruction, to="stroma")
-    assert view.slider.value() == FRAMES - 1
+    flip = edits.flip_tile(ready.models.generator, ready._state.base, to="stroma")
+    assert view.path_panel.slider.value() == FRAMES - 1
     assert np.array_equal(viewer.layers[EDIT].data, flip.pixels)
 
 
@@ -555,9 +584,7 @@ def test_the_slider_goes_towards_a_patch_of_the_tray(
     qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = edits.reverse_search
-    monkeypatch.setattr(
-        edits, "reverse_search", lambda *tiles, **options: real(*tiles, **{**options, "steps": 2})
-    )
+    monkeypatch.setattr(edits, "reverse_search", lambda *tiles, **options: real(*tiles, **options))
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
     other = replace(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0), label="stroma")
@@ -566,10 +593,10 @@ def test_the_slider_goes_towards_a_patch_of_the_tray(
     assert view.target_box.currentIndex() == 0, "what is shown stays"
     choose(view.target_box, 1)
     idle(qtbot, ready)
-    (search_of_other,) = edits.reverse_search(ready._models.generator, [other], label="stroma")
-    assert ready._route.frames[-1].point.values == pytest.approx(search_of_other.inversion.point.values)
-    view.slider.setValue(FRAMES - 1)
-    assert np.array_equal(viewer.layers[EDIT].data, search_of_other.reconstruction.pixels)
+    searched = find(ready.models, other, method="fast", options=SearchOptions()).search
+    assert frames(ready)[-1].point.values == pytest.approx(searched.inversion.point.values)
+    slide_to(view, FRAMES - 1)
+    assert np.array_equal(viewer.layers[EDIT].data, searched.reconstruction.pixels)
 
 
 def test_a_patch_of_another_size_is_cut_again(
@@ -585,7 +612,7 @@ def test_a_patch_of_another_size_is_cut_again(
 
     def quick(generator: Any, tiles: Any, **options: Any) -> Any:
         searched.extend(tiles)
-        return real(generator, tiles, **{**options, "steps": 2})
+        return real(generator, tiles, **options)
 
     monkeypatch.setattr(edits, "reverse_search", quick)
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
@@ -596,7 +623,7 @@ def test_a_patch_of_another_size_is_cut_again(
     assert errors == []
     own = cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0)
     assert np.array_equal(searched[-1].pixels, own.pixels)
-    assert view.edit_note.text().startswith("Frame 0")
+    assert view.edit_note.text().startswith("The edit changes RMSE ")
 
 
 def test_a_patch_of_another_slide_is_one_sentence(
@@ -609,7 +636,7 @@ def test_a_patch_of_another_slide_is_one_sentence(
     choose(view.target_box, 1)
     idle(qtbot, ready)
     assert len(errors) == 1
-    assert "not of the tile's slide" in errors[0]
+    assert "lies on a slide that is not open" in errors[0]
 
 
 def test_a_route_that_cannot_be_drawn_is_one_sentence(
@@ -626,7 +653,7 @@ def test_a_route_that_cannot_be_drawn_is_one_sentence(
         raise UserError(msg)
 
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
-    monkeypatch.setattr(edit_binding, "route_to", refuse)
+    monkeypatch.setattr(edit_binding, "edit_of", refuse)
     search(qtbot, ready)
     assert errors == ["It cannot be drawn; choose another."]
     assert view.edit_note.text() != "Drawing…", "nothing is drawn any more"
@@ -637,10 +664,10 @@ def test_a_patch_more_in_the_tray_changes_nothing_of_the_route(
 ) -> None:
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
-    before = ready._route
+    before = ready._edit
     session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
     idle(qtbot, ready)
-    assert ready._route is before, "it is not drawn again"
+    assert ready._edit is before, "it is not drawn again"
 
 
 def test_the_class_that_was_chosen_stays_when_a_patch_is_picked(
@@ -666,16 +693,14 @@ def test_the_class_that_was_chosen_stays_when_a_patch_is_picked(
     session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
     idle(qtbot, binding)
     assert view.target_box.currentText() == "class stroma"
-    assert binding._route.frames[-1].point.class_weights == (0.0, 0.0, 1.0)
+    assert frames(binding)[-1].point.class_weights == (0.0, 0.0, 1.0)
 
 
 def test_the_slider_goes_where_the_list_says_after_a_patch_is_taken_out(
     qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = edits.reverse_search
-    monkeypatch.setattr(
-        edits, "reverse_search", lambda *tiles, **options: real(*tiles, **{**options, "steps": 2})
-    )
+    monkeypatch.setattr(edits, "reverse_search", lambda *tiles, **options: real(*tiles, **options))
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
     session = session_of(viewer)
@@ -685,8 +710,8 @@ def test_the_slider_goes_where_the_list_says_after_a_patch_is_taken_out(
     session.remove_from_tray(0)
     idle(qtbot, ready)
     assert view.target_box.currentText() == "class stroma"
-    assert ready._route.frames[-1].point.class_weights == (0.0, 1.0)
-    assert ready._route.frames[-1].point.values == pytest.approx(ready._search.inversion.point.values)
+    assert frames(ready)[-1].point.class_weights == (0.0, 1.0)
+    assert frames(ready)[-1].point.values == pytest.approx(ready._state.base.point.values)
 
 
 # Grad-CAM
@@ -729,10 +754,13 @@ def test_heatmaps_are_on_one_scale(
     choose(view.heatmap_class_box, 1)
     idle(qtbot, ready)
     search(qtbot, ready)
-    heatmaps = [seen.heatmap for seen in ready._route.seen] + [ready._tile_seen.heatmap]
+    heatmaps = [
+        seen.heatmap for seen in (ready._edit.start_seen, ready._edit.tile_seen, ready._edit.end_seen)
+    ]
     maximum = max(float(item.values.max()) for item in heatmaps)
     assert maximum > 0
-    layer = viewer.layers["Grad-CAM edit: epithelium"]
+    assert ready._scene.maximum == maximum
+    layer = viewer.layers["Grad-CAM edit: epithelium (of a SYNTHETIC tile)"]
     alpha = np.clip(heatmaps[0].values / maximum, 0, 1) * 255
     assert layer.data[..., 3] == pytest.approx(alpha, abs=0.51)
 
@@ -750,9 +778,9 @@ def test_another_tile_takes_the_layers_of_the_last_away(
     assert {"tiny.tiff", "mine"} < names(viewer)
     assert not any(name.startswith("SYNTHETIC") for name in names(viewer))
     assert mine in viewer.layers
-    assert not view.slider.isEnabled()
+    assert not has_slider(view)
     assert not has_picture(view, "pixels", "edit")
-    view.slider.setValue(5)
+    slide_to(view, 5)
     assert not any(name.startswith("SYNTHETIC") for name in names(viewer))
 
 
@@ -762,12 +790,12 @@ def test_a_layer_that_was_removed_comes_back_with_the_slider(
     pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
     search(qtbot, ready)
     viewer.layers.remove(EDIT)
-    view.slider.setValue(4)
-    assert np.array_equal(viewer.layers[EDIT].data, ready._route.frames[4].pixels)
+    slide_to(view, 4)
+    assert np.array_equal(viewer.layers[EDIT].data, frames(ready)[4].pixels)
     viewer.layers[EDIT].name = "my favourite"
-    view.slider.setValue(5)
-    assert np.array_equal(viewer.layers[EDIT].data, ready._route.frames[5].pixels)
-    assert sum(name.startswith("SYNTHETIC") for name in names(viewer)) == 2
+    slide_to(view, 5)
+    assert np.array_equal(viewer.layers["my favourite"].data, frames(ready)[5].pixels), "the name stays"
+    assert sum(name.startswith("SYNTHETIC") for name in names(viewer)) == 1
 
 
 def test_another_generator_gets_the_tile_at_its_own_size(
@@ -781,15 +809,266 @@ def test_another_generator_gets_the_tile_at_its_own_size(
 ) -> None:
     """A tile of 32 px means nothing to a generator that draws 16 px."""
     pick(qtbot, ready, viewer, slide, STROMA_XY)
-    before = ready._models.generator
+    before = ready.models.generator
     smaller = replace(before, checkpoint=replace(before.checkpoint, size_px=16, mpp=0.5, digest="smaller"))
-    monkeypatch.setattr(edit_binding, "load_models", lambda *_: Models(smaller, None))
+    monkeypatch.setattr(edit_models, "load_models", lambda *_: Models(smaller, None))
     choose(view.generator_box, 0)
     idle(qtbot, ready)
     assert "16 px" in view.models_note.text()
-    assert ready._tile.pixels.shape == (16, 16, 3)
-    assert ready._tile.centre == pytest.approx(STROMA_XY)
+    assert ready._state.tile.pixels.shape == (16, 16, 3)
+    assert ready._state.tile.centre == pytest.approx(STROMA_XY)
     assert errors == []
+
+
+# Other starts, and the way back
+
+
+def test_a_random_tile_needs_no_search(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    view.random_box.setCurrentText("stroma")
+    qtbot.mouseClick(view.random_button, LEFT)
+    idle(qtbot, ready)
+    assert view.tile_note.text().startswith("SYNTHETIC: sample of stroma, seed 0.")
+    assert view.badge.badge.text() == "Drawn, not searched"
+    assert view.strip.captions["tile"].text() == "no real tile"
+    assert not has_picture(view, "pixels", "tile")
+    assert not view.search_button.isEnabled()
+    assert not view.residual_check.isEnabled(), "there is no real tile whose details could be kept"
+    assert view.target_box.itemText(0) == "class epithelium"
+    assert has_slider(view)
+    assert viewer.layers[EDIT].extent.world[1, 1] <= 0, "left of the slide"
+    first = viewer.layers[RECONSTRUCTION].data.copy()
+    qtbot.mouseClick(view.random_button, LEFT)
+    idle(qtbot, ready)
+    assert not np.array_equal(viewer.layers[RECONSTRUCTION].data, first), "each is another"
+
+
+def test_a_point_of_the_library_is_a_start_and_an_end(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    library, kept = ready._library, ready._state.base
+    edits.add_to_library(library.library, kept, name="mine", tags=["good"])
+    library.changed.emit()
+    idle(qtbot, ready)
+    at = view.target_box.findText("library: mine")
+    assert at >= 0
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    search(qtbot, ready)
+    choose(view.target_box, view.target_box.findText("library: mine"))
+    idle(qtbot, ready)
+    assert frames(ready)[-1].point.values == pytest.approx(kept.point.values)
+    (entry,) = library.library.entries()
+    opened = edits.tile_of_entry(ready.models.generator, library.library, entry)
+    ready._take_shown(opened, "library")
+    idle(qtbot, ready)
+    assert ready._state.tile is None
+    assert ready._state.base is opened
+    assert view.badge.badge.text() == "Drawn, not searched"
+
+
+def test_a_steered_point_stays_with_its_tile_and_is_one_step(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    base, tile, steps = ready._state.base, ready._state.tile, len(ready._history)
+    moved = [replace(base, name=f"moved {i}", pixels=255 - base.pixels) for i in range(3)]
+    for steered in moved:
+        ready._take_shown(steered, "direction")
+        assert np.array_equal(viewer.layers[RECONSTRUCTION].data, steered.pixels), "at once"
+    idle(qtbot, ready)
+    assert ready._state.base is moved[-1]
+    assert ready._state.tile is tile
+    assert len(ready._history) == steps + 1
+
+
+def test_undo_redo_and_branch(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    bar = view.history_bar
+    assert not bar.undo_button.isEnabled()
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    base = ready._state.base
+    qtbot.mouseClick(bar.undo_button, LEFT)
+    idle(qtbot, ready)
+    assert ready._state.base is None
+    assert EDIT not in names(viewer)
+    assert not has_slider(view)
+    qtbot.mouseClick(bar.redo_button, LEFT)
+    idle(qtbot, ready)
+    assert ready._state.base is base
+    assert view.search_note.text().startswith("Found by faithful")
+    assert np.array_equal(viewer.layers[RECONSTRUCTION].data, base.pixels)
+    qtbot.mouseClick(bar.undo_button, LEFT)
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    branches = ready._history.branches()
+    assert len(branches) == 2
+    bar.branch_requested.emit(branches[1].id)
+    idle(qtbot, ready)
+    assert ready._state.base is base, "what was undone is still there"
+
+
+def test_what_the_generator_cannot_draw_is_kept(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    view.residual_check.click()
+    idle(qtbot, ready)
+    assert np.array_equal(viewer.layers[EDIT].data, ready._state.tile.pixels), "no change: the tile itself"
+    assert viewer.layers[EDIT].metadata[KEY]["residual"] == 1.0
+    assert viewer.layers[EDIT].metadata[KEY]["synthetic"] is True
+    qtbot.mouseClick(view.history_bar.undo_button, LEFT)
+    idle(qtbot, ready)
+    assert not view.residual_check.isChecked()
+    assert np.array_equal(viewer.layers[EDIT].data, viewer.layers[RECONSTRUCTION].data)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"), [("outside", "Outside what the generator knows"), (None, "Not")]
+)
+def test_the_verdict_is_shown_with_its_reasons(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str | None,
+    word: str,
+) -> None:
+    monkeypatch.setattr(
+        calibration, "judged", lambda *_, **__: [calibration.Judged(verdict, ("It is far off.",))]
+    )
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    assert view.badge.badge.text().startswith(word)
+    assert view.badge.reasons.text() == "It is far off."
+
+
+# What goes wrong
+
+
+def test_a_generator_without_classes_searches_and_draws_but_cannot_flip(
+    qtbot: Any,
+    view: EditView,
+    binding: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    shown: Any,
+    trained: Trained,
+    tmp_path: Path,
+    errors: list[str],
+) -> None:
+    remember(with_classes(trained.generator, tmp_path / "none", []))
+    session_of(viewer).runs_changed.emit()
+    loaded(qtbot, binding)
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, binding)
+    assert binding._state.found.label is None
+    assert "The generator has no classes, so there is nothing to flip to" in view.edit_note.text()
+    assert view.target_box.count() == 0
+    assert not view.flip_button.isEnabled()
+    assert RECONSTRUCTION in names(viewer)
+    qtbot.mouseClick(view.random_button, LEFT)
+    idle(qtbot, binding)
+    assert view.tile_note.text().startswith("SYNTHETIC: sample, seed 0.")
+    session_of(viewer).add_to_tray(cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0))
+    idle(qtbot, binding)
+    assert has_slider(view), "but a path to another tile there is"
+    assert errors == []
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_stops_nothing_that_is_loaded(
+    qtbot: Any,
+    view: EditView,
+    binding: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    shown: Any,
+    trained: Trained,
+    tmp_path: Path,
+    errors: list[str],
+) -> None:
+    shutil.copytree(trained.generator, tmp_path / "going")
+    remember(tmp_path / "going")
+    session_of(viewer).runs_changed.emit()
+    loaded(qtbot, binding)
+    shutil.rmtree(tmp_path / "going" / "checkpoints")
+    pick(qtbot, binding, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, binding)
+    assert EDIT in names(viewer)
+    assert errors == []
+    choose(view.generator_box, 0)
+    idle(qtbot, binding)
+    assert len(errors) == 1
+    assert "could not be loaded" in view.models_note.text()
+
+
+def test_a_search_that_fails_is_one_sentence_and_the_next_works(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        msg = "The search left the numbers (NaN); search it first with `histolatent invert`."
+        raise UserError(msg)
+
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    with monkeypatch.context() as patch:
+        patch.setattr(edits, "reverse_search", broken)
+        search(qtbot, ready)
+    assert len(errors) == 1
+    assert "histolatent invert" not in errors[0], "in the dock's words"
+    assert view.search_note.text().startswith("Nothing was found: ")
+    assert not view.search_button.isHidden()
+    assert not has_slider(view)
+    search(qtbot, ready)
+    assert view.search_note.text().startswith("Found")
+
+
+def test_a_tile_is_cut_again_with_the_generators_colours(
+    qtbot: Any,
+    view: EditView,
+    ready: EditBinding,
+    viewer: Any,
+    slide: Slide,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def recolour(_: Models, tile: Tile, *, normalises: bool) -> Tile:
+        return replace(tile, pixels=255 - tile.pixels, remarks=("Recoloured.",)) if normalises else tile
+
+    monkeypatch.setattr(edit_picking, "checked_tile", recolour)
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    as_it_is = ready._state.tile.pixels
+    assert "tile" not in names(viewer)
+    view.normalise_check.click()
+    idle(qtbot, ready)
+    assert np.array_equal(ready._state.tile.pixels, 255 - as_it_is)
+    assert "Recoloured." in view.tile_note.text()
+    assert np.array_equal(viewer.layers["tile"].data, 255 - as_it_is), "the slide does not show it"
+
+
+def test_another_classifier_leaves_the_edit_as_it_is(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    base = ready._state.base
+    choose(view.classifier_box, view.classifier_box.findText(NO_CLASSIFIER))
+    idle(qtbot, ready)
+    assert ready._state.base is base
+    assert has_slider(view)
+    assert not any(name.startswith("Grad-CAM") for name in names(viewer))
+    assert view.bars.isHidden()
 
 
 # Closing the dock

@@ -38,8 +38,7 @@ def binding(qtbot: Any, proxy: Any, view: EditView, listed: Trained) -> Iterator
 
 
 def idle(qtbot: Any, binding: EditBinding) -> None:
-    workers = (binding._lister, binding._loader, binding._picker, binding._router)
-    qtbot.waitUntil(lambda: not any(worker.is_busy for worker in workers), timeout=60_000)
+    qtbot.waitUntil(lambda: not binding.is_busy, timeout=60_000)
 
 
 def choose(box: Any, data: str) -> None:
@@ -94,11 +93,11 @@ def test_no_network_answers_while_another_is_named(
     other = copied(listed.classifier, tmp_path / "other", ("stroma", "fat"))
     refresh(qtbot, viewer, binding)
     choose(view.classifier_box, str(other))
-    assert binding._models is None
+    assert binding.models is None
     idle(qtbot, binding)
     assert len(errors) == 1
     assert "fat" in errors[0]
-    assert binding._models is None
+    assert binding.models is None
     assert "could not be loaded" in view.models_note.text()
     assert not view.search_button.isEnabled()
 
@@ -110,7 +109,7 @@ def test_a_run_that_learnt_on_is_loaded_again(
     refresh(qtbot, viewer, binding)
     choose(view.generator_box, str(run))
     idle(qtbot, binding)
-    before = binding._models
+    before = binding.models
     assert before.generator.checkpoint.step == 2
     (old,) = (run / "checkpoints").glob("step-*")
     newer = old.with_name("step-00000009")
@@ -118,11 +117,11 @@ def test_a_run_that_learnt_on_is_loaded_again(
     info = newer / "checkpoint.json"
     info.write_text(info.read_text().replace('"step": 2', '"step": 9'))
     refresh(qtbot, viewer, binding)
-    assert binding._models.generator.checkpoint.step == 9
+    assert binding.models.generator.checkpoint.step == 9
     assert "step 9" in view.models_note.text()
-    now = binding._models
+    now = binding.models
     refresh(qtbot, viewer, binding)
-    assert binding._models is now, "only once"
+    assert binding.models is now, "only once"
 
 
 def test_a_slide_without_a_pixel_size_is_cut_at_level_0(
@@ -134,7 +133,7 @@ def test_a_slide_without_a_pixel_size_is_cut_at_level_0(
         view.pick_button.click()
         click(viewer, world_of((500.5, 400.5), slide.info))
         idle(qtbot, binding)
-        left, top, right, bottom = binding._tile.level0_box
+        left, top, right, bottom = binding._state.tile.level0_box
         assert (right - left, bottom - top) == (32, 32)
-        assert "cut at level 0" in view.search_note.text()
+        assert "cut at level 0" in view.tile_note.text()
         assert errors == []

@@ -4,9 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLabel, QSlider, QSpinBox
 
-from napari_histolatent._napari.widgets.edit_view import CLASS_SEEN, COLUMNS, FRAMES, EditView
+from napari_histolatent._napari.editing._scene import Look
+from napari_histolatent._napari.widgets.compare_strip import COLUMNS
+from napari_histolatent._napari.widgets.edit_view import CLASS_SEEN, LAST_LAYER, METHODS, EditView
+from napari_histolatent.latent.search_options import METHODS as ALL_METHODS
+from napari_histolatent.latent.search_options import SearchOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +44,18 @@ def test_what_the_user_does_goes_out(qtbot: Any, view: EditView) -> None:
     view.search_requested.connect(lambda: told.append("search"))
     view.cancel_requested.connect(lambda: told.append("cancel"))
     view.target_chosen.connect(lambda: told.append("target"))
-    view.slider_moved.connect(lambda i: told.append(("slider", i)))
+    view.random_requested.connect(lambda: told.append("random"))
+    view.flip_requested.connect(lambda: told.append("flip"))
+    view.residual_switched.connect(lambda on: told.append(("residual", on)))
+    view.normalising_switched.connect(lambda on: told.append(("normalise", on)))
+    view.look_changed.connect(lambda: told.append("look"))
     view.heatmaps_switched.connect(lambda: told.append("heatmaps"))
     for box in (view.generator_box, view.classifier_box):
         view.set_models(box, MODELS, "/runs/new")
     view.set_targets([("class a", "a"), ("tray patch 1", 0)], 0)
     view.set_heatmap_classes(["a", "b"])
+    view.set_layers(["one", "two"])
+    view.set_classes(["a", "b"])
     view.set_ready(has_tile=True, has_point=True)
     view.set_searching(True)
     view.set_searching(False)
@@ -55,25 +65,35 @@ def test_what_the_user_does_goes_out(qtbot: Any, view: EditView) -> None:
     choose(qtbot, view.classifier_box)
     qtbot.mouseClick(view.pick_button, LEFT)
     qtbot.mouseClick(view.pick_button, LEFT)
-    for button in (view.tray_button, view.zoom_button, view.search_button, view.cancel_button):
+    buttons = (view.tray_button, view.random_button, view.zoom_button)
+    for button in (*buttons, view.search_button, view.cancel_button):
         qtbot.mouseClick(button, LEFT)
+    view.normalise_check.click()
     choose(qtbot, view.target_box)
-    view.slider.setValue(3)
     qtbot.mouseClick(view.flip_button, LEFT)
+    view.residual_check.click()
     view.heatmap_check.click()
+    view.wipe_slider.setValue(50)
+    choose(qtbot, view.colormap_box)
     choose(qtbot, view.heatmap_class_box)
+    choose(qtbot, view.layer_box)
     assert told == [
         ("generator", "/runs/old"),
         ("classifier", "/runs/old"),
         ("picking", True),
         ("picking", False),
         "tray",
+        "random",
         "zoom",
         "search",
         "cancel",
+        ("normalise", True),
         "target",
-        ("slider", 3),
-        ("slider", FRAMES - 1),
+        "flip",
+        ("residual", True),
+        "look",
+        "look",
+        "look",
         "heatmaps",
         "heatmaps",
     ]
@@ -83,7 +103,7 @@ def test_without_a_tile_there_is_nothing_to_search(qtbot: Any, view: EditView) -
     with qtbot.assertNotEmitted(view.search_requested), qtbot.assertNotEmitted(view.zoom_requested):
         qtbot.mouseClick(view.search_button, LEFT)
         qtbot.mouseClick(view.zoom_button, LEFT)
-    edits = (view.target_box, view.flip_button, view.slider)
+    edits = (view.target_box, view.flip_button, view.path_panel)
     for has_tile, has_point in ((False, False), (True, False), (True, True), (False, False)):
         view.set_ready(has_tile=has_tile, has_point=has_point)
         assert view.search_button.isEnabled() == view.zoom_button.isEnabled() == has_tile
@@ -140,8 +160,87 @@ def test_the_class_that_was_chosen_stays(view: EditView) -> None:
     assert view.heatmap_class_box.count() == 3
 
 
-def test_the_slider_goes_from_the_first_image_to_the_last(view: EditView) -> None:
-    assert (view.slider.minimum(), view.slider.maximum(), view.slider.value()) == (0, FRAMES - 1, 0)
+def test_a_knob_says_what_it_does(view: EditView) -> None:
+    """Each control has a tooltip: a pathologist reads it, and finds no word of a program's inside."""
+    for name, control in vars(view).items():
+        if isinstance(control, (QAbstractButton, QComboBox, QSpinBox, QSlider)):
+            assert control.toolTip(), name
+            assert control.toolTip().rstrip().endswith("."), name
+
+
+def test_nothing_is_cut_off_at_the_width_of_a_dock(view: EditView) -> None:
+    """The dock scrolls up and down only."""
+    view.set_models(view.generator_box, [("a run of a very long name, as they are " * 3, "/a")], "/a")
+    view.set_targets([("class of a very long name, as they are in a hospital's system", "a")], 0)
+    view.bars.set_judge("by structure", ["normal", "adenocarcinoma"])
+    assert view.widget().minimumSizeHint().width() <= view.sizeHint().width()
+
+
+def test_faithful_is_the_default_of_four_methods(qtbot: Any, view: EditView) -> None:
+    assert view.method == "faithful"
+    assert set(METHODS) == set(ALL_METHODS)
+    assert "copy" in view.method_note.text()
+    choose(qtbot, view.method_box)
+    assert view.method == "fast"
+    assert view.method_note.text() == METHODS["fast"][1]
+
+
+def test_what_is_asked_of_a_search(view: EditView) -> None:
+    assert view.options() == SearchOptions()
+    view.starts_spin.setValue(4)
+    view.polish_spin.setValue(10)
+    view.seed_spin.setValue(7)
+    view.free_class_check.click()
+    assert view.options() == SearchOptions(seed=7, starts=4, polish_steps=10, free_class=True)
+
+
+def test_how_the_scene_is_shown(qtbot: Any, view: EditView) -> None:
+    assert view.look() == Look()
+    for check in (
+        view.beside_check,
+        view.residual_layer_check,
+        view.difference_check,
+        view.heatmap_check,
+    ):
+        check.click()
+    view.wipe_slider.setValue(25)
+    view.picture_slider.setValue(60)
+    view.heatmap_slider.setValue(30)
+    for box in (view.wipe_box, view.colormap_box, view.contour_box):
+        choose(qtbot, box)
+    assert view.look() == Look(
+        is_beside=True,
+        wipe=0.25,
+        wipe_from="reconstruction",
+        picture_opacity=0.6,
+        heatmap_opacity=0.3,
+        colormap="jet",
+        shows_heatmaps=False,
+        thresholds=(0.5,),
+        shows_difference=True,
+        shows_residual=True,
+    )
+
+
+def test_why_nothing_can_be_flipped_is_said(view: EditView) -> None:
+    view.set_targets([], -1, "The generator has no classes.")
+    assert view.edit_note.text() == "The generator has no classes."
+    assert view.target_box.currentData() is None
+    view.set_ready(has_tile=True, has_point=True, has_target=False, is_searched=False)
+    assert not view.flip_button.isEnabled()
+    assert not view.residual_check.isEnabled()
+
+
+def test_layers_and_classes_are_offered(view: EditView) -> None:
+    view.set_layers(["conv1", "conv2"])
+    assert [view.layer_box.itemText(i) for i in range(3)] == [LAST_LAYER, "conv1", "conv2"]
+    assert view.layer_box.currentData() is None
+    view.set_classes(["a", "b"])
+    view.random_box.setCurrentIndex(1)
+    view.set_classes(["a", "b", "c"])
+    assert view.random_box.currentText() == "b", "what was chosen stays"
+    view.set_classes([])
+    assert view.random_box.isHidden()
 
 
 def test_each_picture_has_its_place(view: EditView, noise: Callable[..., np.ndarray]) -> None:

@@ -1,55 +1,58 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QTimer
 
-from napari_histolatent._napari._editing import (
-    ModelRun,
-    Models,
-    Route,
-    Seen,
-    load_models,
-    paired_classifier,
-    route_to,
-    runs_with_models,
-    seen_in,
-)
-from napari_histolatent._napari._layers import heatmap_layer, level0_of, tile_layer, um_per_px, world_of
-from napari_histolatent._napari._picking import CanvasClicks
+from napari_histolatent._napari._editing import Seen, seen_in
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import LatestWorker
-from napari_histolatent._napari.patches._facts import labelled_tile
-from napari_histolatent._napari.widgets.edit_view import FRAMES, NO_CLASSIFIER
+from napari_histolatent._napari.editing._edits import (
+    Edit,
+    EditState,
+    edit_of,
+    effect_words,
+    is_same_target,
+    library_tile,
+    targets_of,
+    tray_tile,
+    why_no_flip,
+)
+from napari_histolatent._napari.editing._history import History
+from napari_histolatent._napari.editing._path import Frame, PathRequest
+from napari_histolatent._napari.editing._scene import COLUMNS, Scene
+from napari_histolatent._napari.editing._words import in_dock
+from napari_histolatent._napari.widgets.arithmetic_binding import ArithmeticBinding
+from napari_histolatent._napari.widgets.directions_binding import DirectionsBinding
+from napari_histolatent._napari.widgets.edit_models import EditModels
+from napari_histolatent._napari.widgets.edit_picking import EditPicking
+from napari_histolatent._napari.widgets.edit_searching import EditSearching
+from napari_histolatent._napari.widgets.library_binding import LibraryBinding
+from napari_histolatent._napari.widgets.path_binding import PathBinding
+from napari_histolatent._napari.widgets.verdict_badge import DRAWN
 from napari_histolatent.explain import colored
-from napari_histolatent.explain.heatmap import shared_maximum
-from napari_histolatent.patches import LabelSpec
+from napari_histolatent.jobs.tiles import Tile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from napari_histolatent._napari._editing import Models
+    from napari_histolatent._napari.editing._edits import Towards
+    from napari_histolatent._napari.editing._searching import Found
     from napari_histolatent._napari.widgets.edit_view import EditView
-    from napari_histolatent.annotations import Annotations
-    from napari_histolatent.explain import Heatmap
-    from napari_histolatent.jobs.edits import ReverseSearch
-    from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.latent.library import LibraryEntry
     from napari_histolatent.slides import Slide
-    from napari_histolatent.training.checkpoint import Checkpoint
+    from napari_histolatent.training.load import LoadedGenerator
 
-NO_SLIDE = "There is no slide open; drop a slide on the window first."
-_SEARCH_STEPS = 500
-
-
-class _Preview(QObject):
-    """Carries the search's progress from the thread to the view."""
-
-    moved = Signal(object, int, object)
-    """The tile that is searched, steps done, the image so far."""
+_SETTLED_MS = 250
+"""A point that a slider steers is taken up once it has stood still for so long."""
+_ZOOMED_PX = 250.0
+_BESIDE_SHARE = 0.8
+"""Of that, side by side: three tiles have to fit into the canvas."""
+_MOST_OF_LIBRARY = 50
 
 
 class EditBinding:
@@ -60,394 +63,543 @@ class EditBinding:
 
     def __init__(self, viewer: Any, view: EditView) -> None:
         self._viewer, self._view, self._session = viewer, view, session_of(viewer)
-        self._models: Models | None = None
-        self._runs: dict[str, ModelRun] = {}
-        self._named: tuple[ModelRun | None, ModelRun | None] = (None, None)
-        self._wants_no_classifier = False
-        self._slide: Slide | None = None
-        self._tile: Tile | None = None
-        self._search: ReverseSearch | None = None
-        self._tile_seen: Seen = Seen()
-        self._route: Route | None = None
-        self._searched: Tile | None = None
-        """The tile of the search that runs; of one that was left, a last image may be on its way."""
-        self._towards: str | Tile | None = None
-        self._layers: dict[str, Any] = {}
-        self._lister, self._picker = LatestWorker(), LatestWorker()
-        self._loader = LatestWorker(on_error=self._show_no_models)
-        self._searcher = LatestWorker(on_error=lambda _: view.set_searching(False))
-        self._router = LatestWorker(on_error=lambda _: view.edit_note.setText(""))
-        self._clicks = CanvasClicks(viewer, self._pick)
-        self._preview = _Preview()
-        self._preview.moved.connect(self._show_preview)
-        view.generator_chosen.connect(self._choose_generator)
-        view.classifier_chosen.connect(self._choose_classifier)
-        view.picking_switched.connect(self._clicks.switch)
-        view.from_tray_requested.connect(self._take_from_tray)
+        self._state = EditState()
+        self._history: History[EditState] = History(self._state, "nothing picked")
+        self._edit: Edit | None = None
+        self._seen: dict[str, Seen] = {}
+        """What the classifier sees in each picture that is shown."""
+        self._targets: list[tuple[str, Towards]] = []
+        self._entries: tuple[LibraryEntry, ...] = ()
+        self._steered: tuple[Tile, str] | None = None
+        self._scene = Scene(viewer)
+        self._router = LatestWorker(on_error=self._no_edit, in_words=in_dock)
+        self._looker = LatestWorker(in_words=in_dock)
+        self._librarian = LatestWorker(in_words=in_dock)
+        self._loading = EditModels(view, on_change=self._models_changed)
+        self._picking = EditPicking(
+            viewer,
+            view,
+            self._session,
+            models=self._loading.required,
+            on_tile=self._take_tile,
+            on_sample=self._take_drawn,
+        )
+        self._searching = EditSearching(view, on_found=self._take_found, on_left=self._show_base)
+        self._path = PathBinding(view.path_panel, current_path=self._current_path, show=self._show_frame)
+        self._library = LibraryBinding(
+            view.library_panel,
+            generator=self._generator,
+            current=lambda: self._state.base,
+            show=lambda tile: self._take_shown(tile, "library"),
+            dataset=self._dataset,
+            tray=lambda: self._session.tray,
+        )
+        self._arithmetic = ArithmeticBinding(
+            view.arithmetic_panel,
+            generator=self._generator,
+            show=lambda tile: self._take_shown(tile, "arithmetic"),
+            library=self._library,
+        )
+        self._directions = DirectionsBinding(
+            view.directions_panel,
+            generator=self._generator,
+            current=lambda: self._state.base,
+            show=lambda tile: self._take_shown(tile, "direction"),
+            library=self._library,
+        )
+        self._settle = QTimer()
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(_SETTLED_MS)
+        self._settle.timeout.connect(self._settle_steered)
+        self._connect()
+        self._loading.list_again()
+        self._list_library()
+
+    def _connect(self) -> None:
+        view, session = self._view, self._session
         view.zoom_requested.connect(self._zoom)
+        view.normalising_switched.connect(self._cut_again)
         view.search_requested.connect(self._start_search)
-        view.cancel_requested.connect(self._cancel_search)
-        view.target_chosen.connect(self._compute_route)
-        view.slider_moved.connect(self._show_frame)
-        view.heatmaps_switched.connect(self._switch_heatmaps)
-        self._session.runs_changed.connect(self._list_models)
-        self._session.tray_changed.connect(self._list_targets)
+        view.target_chosen.connect(self._choose_target)
+        view.residual_switched.connect(self._switch_residual)
+        view.flip_requested.connect(lambda: self._path.go_to(1.0))
+        view.look_changed.connect(self._look)
+        view.heatmaps_switched.connect(self._look_anew)
+        view.history_bar.undo_requested.connect(self._undo)
+        view.history_bar.redo_requested.connect(self._redo)
+        view.history_bar.branch_requested.connect(lambda step: self._go_to(self._history.go(step)))
+        session.runs_changed.connect(self._loading.list_again)
+        session.tray_changed.connect(self._tray_changed)
+        self._library.changed.connect(self._list_library)
         view.closed.connect(self.close)
         view.destroyed.connect(self.close)
-        self._list_models()
 
     def close(self, *_: object) -> None:
         """Let go of the viewer and of running work; layers stay."""
-        self._clicks.switch(False)
-        self._searched = None
-        for worker in (self._lister, self._loader, self._picker, self._searcher, self._router):
+        with suppress(RuntimeError):  # the application may have gone before
+            self._settle.stop()
+        for part in (
+            self._picking,
+            self._loading,
+            self._searching,
+            self._path,
+            self._library,
+            self._arithmetic,
+            self._directions,
+        ):
+            part.close()
+        for worker in (self._router, self._looker, self._librarian):
             worker.cancel()
-        self._session.runs_changed.disconnect(self._list_models, missing_ok=True)
-        self._session.tray_changed.disconnect(self._list_targets, missing_ok=True)
+        self._session.runs_changed.disconnect(self._loading.list_again, missing_ok=True)
+        self._session.tray_changed.disconnect(self._tray_changed, missing_ok=True)
+        self._library.changed.disconnect(self._list_library, missing_ok=True)
 
-    # models
-
-    def _list_models(self) -> None:
-        self._lister.submit(lambda _: runs_with_models(), self._offer_models)
-
-    def _offer_models(self, found: tuple[list[ModelRun], list[ModelRun]]) -> None:
-        generators, classifiers = found
-        self._runs = {run.path: run for run in (*generators, *classifiers)}
-        before = self._view.generator_box.currentData()
-        current = before if before in self._runs else (generators[0].path if generators else None)
-        self._view.set_models(
-            self._view.generator_box, [(run.caption, run.path) for run in generators], current
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being loaded, cut, searched or drawn."""
+        workers = (
+            self._loading.lister,
+            self._loading.loader,
+            self._picking.worker,
+            self._searching.worker,
+            self._router,
+            self._looker,
+            self._librarian,
         )
-        self._offer_classifiers()
-        self._load()
+        return self._settle.isActive() or any(worker.is_busy for worker in workers)
 
-    def _offer_classifiers(self) -> None:
-        """Name a classifier that fits the generator, unless the user wants none."""
-        box = self._view.classifier_box
-        generator = self._runs.get(self._view.generator_box.currentData())
-        classifiers = [run for run in self._runs.values() if run.kind == "classifier"]
-        before = self._runs.get(box.currentData())
-        paired = None
-        if generator is not None and not self._wants_no_classifier:
-            paired = paired_classifier(generator.classes, classifiers, before)
-        entries = [*((run.caption, run.path) for run in classifiers), (NO_CLASSIFIER, "")]
-        self._view.set_models(box, entries, paired.path if paired else "")
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an edit, with every frame of its slider."""
+        return self._edit is not None and not self.is_busy and self._path.player.is_complete
 
-    def _choose_generator(self, *_: object) -> None:
-        self._named = (None, None)  # chosen by hand it is loaded again, even the same
-        self._offer_classifiers()
-        self._load()
+    # networks
 
-    def _choose_classifier(self, path: str) -> None:
-        self._wants_no_classifier = not path
-        self._named = (None, None)
-        self._load()
+    @property
+    def models(self) -> Models | None:
+        """The networks that are loaded."""
+        return self._loading.models
 
-    def _load(self) -> None:
-        """Load the networks that are named, if they are not the loaded ones, or have learnt on since."""
-        generator, classifier = (
-            self._runs.get(box.currentData() or "")
-            for box in (self._view.generator_box, self._view.classifier_box)
-        )
-        if generator is None:
-            self._forget_models()
-            self._named = (None, None)
-            self._view.models_note.setText("Train a generator first, in the Train dock.")
-            return
-        if (generator, classifier) == self._named:
-            return
-        self._forget_models()
-        self._named = (generator, classifier)
-        self._view.models_note.setText("Loading…")
-        classifier_path = classifier.path if classifier else None
-        self._loader.submit(lambda _: load_models(generator.path, classifier_path), self._show_models)
+    def _generator(self) -> LoadedGenerator | None:
+        return self.models.generator if self.models else None
 
-    def _forget_models(self) -> None:
-        """Let no network answer while another is named."""
-        for worker in (self._loader, self._searcher, self._router):
-            worker.cancel()
-        self._models = self._searched = None
-        self._view.set_searching(False)
-        self._view.set_ready(has_tile=False, has_point=False)
+    def _dataset(self) -> Path | None:
+        return self._session.dataset
 
-    def _show_models(self, models: Models) -> None:
-        self._models = models
-        checkpoint = models.generator.checkpoint
-        mpp = f" at {checkpoint.mpp:g} µm per px" if checkpoint.mpp else ""
-        without = "" if models.classifier else "; no classifier, so no Grad-CAM"
-        self._view.models_note.setText(
-            f"Draws {', '.join(checkpoint.classes)}, {checkpoint.size_px} px{mpp}, step {checkpoint.step}{without}."
-        )
-        self._view.set_heatmap_classes(checkpoint.classes)
-        if self._tile is not None and self._slide is not None and self._tile.centre is not None:
-            self._cut(models, self._slide, self._tile.centre)  # at this generator's size
-
-    def _show_no_models(self, _: Exception) -> None:
-        self._models = None
-        self._view.models_note.setText("These could not be loaded; choose another generator or classifier.")
-
-    def _require_models(self) -> Models | None:
-        if self._models is None:
-            show_error("There is no generator yet; train one in the Train dock, or wait until it is loaded.")
-        return self._models
-
-    # the tile
-
-    def _pick(self, world: tuple[float, ...]) -> None:
-        models, slide = self._require_models(), self._session.slide()
-        if models is None:
-            return
-        if slide is None:
-            show_error(NO_SLIDE)
-            return
-        self._cut(models, slide, level0_of(world, slide.info))
-
-    def _take_from_tray(self) -> None:
-        models, slide = self._require_models(), self._session.slide()
-        if models is None:
-            return
-        if slide is None:
-            show_error(NO_SLIDE)
-            return
-        mine = [tile for tile in self._session.tray if tile.slide_digest == slide.info.digest and tile.centre]
-        if not mine:
-            show_error("The tray holds no patch of this slide; pick one in the Patches dock.")
-            return
-        centre = mine[-1].centre
-        assert centre is not None
-        self._cut(models, slide, centre)
-
-    def _cut(self, models: Models, slide: Slide, centre: tuple[float, float]) -> None:
-        """Cut the tile at the model's own size and resolution."""
-        checkpoint, annotations = models.generator.checkpoint, self._session.annotations_of(slide)
-        self._picker.submit(
-            lambda _: _tile_for(checkpoint, slide, annotations, centre),
-            lambda tile: self._set_tile(tile, slide),
-        )
-
-    def _set_tile(self, tile: Tile, slide: Slide) -> None:
-        self._tile, self._slide, self._search, self._route = tile, slide, None, None
-        self._tile_seen = Seen()
-        self._searcher.cancel()
+    def _models_changed(self) -> None:
+        """Start anew with other networks: a point of one means nothing to another."""
+        self._settle.stop()
+        self._searching.stop()
         self._router.cancel()
-        self._view.set_searching(False)
-        self._towards = self._searched = None
-        self._forget_layers()
-        for column in ("tile", "reconstruction", "edit"):
-            self._view.set_picture("pixels", column, None)
-            self._view.set_picture("heatmap", column, None)
-        self._view.set_picture("pixels", "tile", tile.pixels)
-        where = f"x={tile.centre[0]:.0f}, y={tile.centre[1]:.0f}" if tile.centre else tile.name
-        label = f", {tile.label}" if tile.label else ""
-        level = "" if slide.info.mpp_x else "; the slide does not state its pixel size: cut at level 0"
-        self._view.search_note.setText(f"Tile at {where}{label}{level}.")
-        self._view.edit_note.setText("")
-        self._view.set_ready(has_tile=self._models is not None, has_point=False)
-        self._switch_heatmaps()
+        self._looker.cancel()
+        models, before = self.models, self._state
+        base = before.base
+        is_known = (
+            models is not None
+            and base is not None
+            and base.point is not None
+            and base.point.checkpoint_digest == models.generator.checkpoint.digest
+        )
+        if models is None:
+            self._edit = None
+            self._view.set_ready(has_tile=False, has_point=False)
+            self._path.path_changed()
+        elif is_known:
+            self._show_state()  # another classifier looks at the same edit
+        else:
+            self._state = EditState(before.tile, before.slide)
+            self._history = History(EditState(), "nothing picked")
+            self._view.history_bar.show_history(self._history)
+            tile = before.tile
+            if tile is not None and before.slide is not None and tile.centre is not None:
+                self._picking.cut(models, before.slide, tile.centre)  # at this generator's size
+            else:
+                self._scene.forget()
+                self._state = EditState()
+                self._show_state()
+        for binding in (self._library, self._arithmetic, self._directions):
+            binding.generator_changed()
 
-    def _zoom(self) -> None:
-        """Put the tile in the middle, a third of the canvas wide."""
-        if self._tile is None or self._slide is None or self._tile.level0_box is None:
+    # what is worked on
+
+    def _do(self, state: EditState, label: str, *, by: str = "") -> None:
+        """Go to a state, as a step of the history."""
+        self._history.do(state, label)
+        self._go_to(state, by=by)
+
+    def _undo(self) -> None:
+        state = self._history.undo()
+        if state is not None:
+            self._go_to(state)
+
+    def _redo(self) -> None:
+        state = self._history.redo()
+        if state is not None:
+            self._go_to(state)
+
+    def _go_to(self, state: EditState, *, by: str = "") -> None:
+        before, self._state = self._state, state
+        self._settle.stop()
+        self._steered = None
+        self._searching.stop()
+        if not _is_in_one_place(before, state):
+            self._place()
+        self._view.residual_check.blockSignals(True)
+        self._view.residual_check.setChecked(state.keeps_residual)
+        self._view.residual_check.blockSignals(False)
+        self._view.history_bar.show_history(self._history)
+        self._show_state()
+        self._tell_tile_changed(but=by)
+
+    def _place(self) -> None:
+        tile, slide = self._state.place, self._state.slide
+        if tile is None:
+            self._scene.forget()
             return
-        left, top, right, bottom = self._tile.level0_box
-        camera = self._viewer.scene.camera
-        camera.center = (0.0, *world_of(((left + right) / 2, (top + bottom) / 2), self._slide.info))
-        camera.zoom = 250 / ((right - left) * um_per_px(self._slide.info)[1])
+        is_picked = self._state.tile is not None
+        self._scene.set_look(self._view.look())
+        self._scene.place(tile, slide, draws_tile=is_picked and self._state.is_recoloured)
 
-    # reverse search
+    def _tell_tile_changed(self, *, but: str = "") -> None:
+        for name, binding in (
+            ("library", self._library),
+            ("arithmetic", self._arithmetic),
+            ("direction", self._directions),
+        ):
+            if name != but:
+                binding.tile_changed()
+
+    def _take_tile(self, tile: Tile, slide: Slide, is_changed: bool) -> None:
+        where = f"x={tile.centre[0]:.0f}, y={tile.centre[1]:.0f}" if tile.centre else tile.name
+        self._do(EditState(tile=tile, slide=slide, is_recoloured=is_changed), f"picked {where}")
+
+    def _take_drawn(self, tile: Tile, said: str) -> None:
+        self._do(EditState(base=tile, slide=self._session.slide()), said)
+
+    def _take_found(self, found: Found) -> None:
+        state = replace(self._state, found=found, base=found.search.reconstruction)
+        self._do(state, f"searched by {found.search.inversion.method}")
+
+    def _take_shown(self, tile: Tile, by: str) -> None:
+        """Take a tile with a point as the one that is edited; while a slider steers it, only its picture is shown."""
+        self._steered = (tile, by)
+        self._settle.start()
+        if self._is_of_place(tile):
+            for column in ("reconstruction", "edit"):
+                self._scene.show(column, tile)
+                self._view.set_picture("pixels", column, tile.pixels)
+
+    def _is_of_place(self, tile: Tile) -> bool:
+        place = self._state.place
+        return place is not None and _place_of(tile) == _place_of(place)
+
+    def _settle_steered(self) -> None:
+        if self._steered is None or self.models is None:
+            return
+        tile, by = self._steered
+        if self._is_of_place(tile) and self._state.tile is not None:
+            state = replace(self._state, base=tile)
+        else:
+            state = EditState(base=tile, slide=self._picking.slide_of(tile) or self._session.slide())
+        self._do(state, f"{by}: {tile.name}", by=by)
+
+    def _cut_again(self, *_: object) -> None:
+        """Cut the tile again, with its colours as they are or as the generator draws them."""
+        models, state = self.models, self._state
+        if models is not None and state.tile is not None and state.slide is not None and state.tile.centre:
+            self._picking.cut(models, state.slide, state.tile.centre)
 
     def _start_search(self) -> None:
-        models, tile = self._require_models(), self._tile
-        if models is None or tile is None:
-            return
-        classes = models.generator.checkpoint.classes
-        label = tile.label if tile.label in classes else None
-        self._view.set_searching(True)
-        self._view.set_progress(0, _SEARCH_STEPS)
-        self._searched, preview = tile, self._preview
+        models, tile = self._loading.required(), self._state.tile
+        if models is not None and tile is not None:
+            self._searching.start(models, tile)
 
-        def work(should_stop: Callable[[], bool]) -> ReverseSearch:
-            from napari_histolatent.jobs import edits
+    # what is shown of it
 
-            (found,) = edits.reverse_search(
-                models.generator,
-                [tile],
-                label=label,
-                steps=_SEARCH_STEPS,
-                on_step=lambda step, drawn: preview.moved.emit(tile, step, drawn[0]),
-                should_stop=should_stop,
-            )
-            return found
-
-        self._searcher.submit(work, self._show_search)
-
-    def _cancel_search(self) -> None:
-        self._searcher.cancel()
-        self._searched = None
-        self._view.set_searching(False)
-        self._view.search_note.setText("The search was cancelled.")
-        # What was found before, if anything, is shown again in place of the preview.
-        self._view.set_picture(
-            "pixels", "reconstruction", self._search.reconstruction.pixels if self._search else None
-        )
-
-    def _show_preview(self, tile: Tile, step: int, pixels: NDArray[np.uint8]) -> None:
-        if tile is self._searched:
-            self._view.set_progress(step, _SEARCH_STEPS)
-            self._view.set_picture("pixels", "reconstruction", pixels)
-
-    def _show_search(self, search: ReverseSearch) -> None:
-        self._search, self._searched = search, None
-        self._view.set_searching(False)
-        found = search.inversion
-        self._view.search_note.setText(
-            f"Found: RMSE {found.rmse:.3f} on pixels in [-1, 1], PSNR {found.psnr_db:.1f} dB, SSIM {found.ssim:.2f}."
-        )
-        self._view.set_picture("pixels", "reconstruction", search.reconstruction.pixels)
-        self._view.set_ready(has_tile=True, has_point=True)
+    def _show_state(self) -> None:
+        """Show a state, and compute what is seen in it and the edit it asks for."""
+        state, view, models = self._state, self._view, self.models
+        self._edit = None
+        self._router.cancel()
+        self._looker.cancel()
+        self._show_state_pictures()
+        view.tile_note.setText(self._tile_words())
+        view.search_note.setText(state.found.words if state.found else "")
+        if state.found is not None:
+            view.badge.show_verdict(state.found.judged.verdict, state.found.judged.reasons)
+        elif state.base is not None:
+            view.badge.show_verdict(DRAWN)
+        else:
+            view.badge.clear()
+        view.edit_note.setText("")
         self._list_targets()
-        self._compute_route()
+        if models is None:
+            return
+        if self._state.towards is None:
+            self._path.path_changed()
+            self._see()
+        else:
+            self._compute()
+
+    def _show_state_pictures(self) -> None:
+        state, view, scene = self._state, self._view, self._scene
+        view.strip.set_captions(is_drawn=state.tile is None and state.base is not None)
+        shown = {"tile": state.tile, "reconstruction": state.base, "edit": state.base}
+        self._seen.clear()
+        for column, tile in shown.items():
+            scene.show(column, tile)
+            view.set_picture("pixels", column, tile.pixels if tile is not None else None)
+            view.set_picture("heatmap", column, None)
+            view.bars.set_probabilities(column, None)
+
+    def _show_base(self) -> None:
+        """Show the start of the edit again, in place of the preview of a search."""
+        base = self._state.base
+        self._view.set_picture("pixels", "reconstruction", base.pixels if base is not None else None)
+
+    def _tile_words(self) -> str:
+        state = self._state
+        if state.tile is None:
+            if state.base is None:
+                return "Pick a tile on the slide to begin."
+            lies = (
+                "" if state.base.level0_box else " It has no place on the slide: it lies to the left of it."
+            )
+            return f"SYNTHETIC: {state.base.name}.{lies}"
+        tile, slide = state.tile, state.slide
+        where = f"x={tile.centre[0]:.0f}, y={tile.centre[1]:.0f}" if tile.centre else tile.name
+        label = f", {tile.label}" if tile.label else ""
+        has_mpp = slide is None or slide.info.mpp_x is not None
+        level = "" if has_mpp else "; the slide does not state its pixel size: cut at level 0"
+        return "\n".join([f"Tile at {where}{label}{level}.", *tile.remarks])
+
+    def _show_seen(self, column: str, tile: Tile | None, seen: Seen) -> None:
+        """Show a picture of the scene, in the strip and on the canvas, with what the classifier sees in it."""
+        if tile is None:
+            return
+        before = self._scene.maximum
+        self._scene.show(column, tile, seen)
+        self._view.set_picture("pixels", column, tile.pixels)
+        self._view.bars.set_probabilities(column, seen.probabilities)
+        self._seen[column] = seen
+        # A brighter heatmap than all before changes the scale of all.
+        for name in COLUMNS if self._scene.maximum != before else (column,):
+            self._show_small_heatmap(name)
+
+    def _show_small_heatmap(self, column: str) -> None:
+        heatmap = self._seen[column].heatmap if column in self._seen else None
+        look = self._scene.look
+        if heatmap is None or not look.shows_heatmaps:
+            self._view.set_picture("heatmap", column, None)
+            return
+        picture = colored(heatmap, maximum=self._scene.maximum, colormap=look.colormap)
+        self._view.set_picture("heatmap", column, picture)
+
+    def _look(self) -> None:
+        """Show everything the other way that the controls say."""
+        self._scene.set_look(self._view.look())
+        for column in COLUMNS:
+            self._show_small_heatmap(column)
+        self._view.look_note.setText(self._scene.remark)
+
+    def _look_anew(self) -> None:
+        """Compute what the classifier sees again, for another class or in another layer."""
+        if self.models is None or self._state.place is None:
+            return
+        if self._state.towards is None:
+            self._see()
+        else:
+            self._compute()
+
+    def _see(self) -> None:
+        """Show what the classifier sees in a tile that is not edited yet."""
+        models, state = self.models, self._state
+        shown = [
+            (column, tile)
+            for column, tile in (("tile", state.tile), ("reconstruction", state.base))
+            if tile is not None
+        ]
+        if models is None or not shown:
+            return
+        evidence_for, layer = self._evidence()
+
+        def show(found: tuple[Seen, ...]) -> None:
+            self._scene.set_scale([seen.heatmap for seen in found])
+            for (column, tile), seen in zip(shown, found, strict=True):
+                self._show_seen(column, tile, seen)
+
+        self._looker.submit(
+            lambda _: seen_in(models, [tile for _, tile in shown], evidence_for, layer=layer), show
+        )
+
+    def _evidence(self) -> tuple[str | None, str | None]:
+        return self._view.heatmap_class_box.currentData(), self._view.layer_box.currentData()
+
+    # what the edit goes towards
+
+    def _tray_changed(self) -> None:
+        self._library.tray_changed()
+        self._targets_changed()
+
+    def _list_library(self) -> None:
+        library = self._library.library
+
+        def show(entries: tuple[LibraryEntry, ...]) -> None:
+            self._entries = entries
+            self._targets_changed()
+
+        self._librarian.submit(lambda _: library.entries(), show)
+
+    def _targets_changed(self) -> None:
+        """Offer what there is now; where what was chosen is gone, go towards something else."""
+        if self._state.base is None or self.models is None:
+            return
+        before = self._state.towards
+        self._list_targets()
+        if self._state.towards is not before:
+            self._compute()
 
     def _list_targets(self) -> None:
-        """Offer the other classes, and the patches of the tray; what the slider goes towards stays, while it is there."""
-        if self._models is None or self._search is None:
-            return
-        classes = self._models.generator.checkpoint.classes
-        own = classes[self._search.inversion.point.class_weights.index(1.0)]
-        others, tray = [name for name in classes if name != own], self._session.tray
-        entries: list[tuple[str, object]] = [(f"class {name}", name) for name in others]
-        entries += [(f"tray patch {i + 1} ({tile.label or 'no class'})", i) for i, tile in enumerate(tray)]
-        targets: list[str | Tile] = [*others, *tray]
-        at = next((i for i, target in enumerate(targets) if _is_same(target, self._towards)), 0)
-        self._view.set_targets(entries, at)
-        if self._towards is not None and not _is_same(targets[at], self._towards):
-            self._compute_route()
-
-    # the route from the reconstruction to the flip or to another tile
-
-    def _compute_route(self) -> None:
-        models, search, tile, slide = self._models, self._search, self._tile, self._slide
-        if models is None or search is None or tile is None or slide is None:
-            return
-        chosen = self._view.target_box.currentData()
-        towards = self._session.tray[chosen] if isinstance(chosen, int) else str(chosen)
-        evidence_for = self._view.heatmap_class_box.currentData()
-        checkpoint, annotations = models.generator.checkpoint, self._session.annotations_of(slide)
-        if not isinstance(towards, str) and (
-            towards.centre is None or towards.slide_digest != slide.info.digest
-        ):
-            # It has to be cut again at the generator's size and resolution, and its slide may be closed.
-            show_error(
-                "That patch is not of the tile's slide; choose one that is, or pick a tile there first."
-            )
-            self._list_targets()  # back to what is shown
-            return
-        self._towards = towards
-        self._view.edit_note.setText("Drawing…")
-
-        def work(_: Callable[[], bool]) -> tuple[Route, Seen]:
-            end = towards
-            if not isinstance(end, str):
-                assert end.centre is not None
-                cut = _tile_for(checkpoint, slide, annotations, end.centre)
-                end = replace(cut, label=end.label)
-            route = route_to(models, search.reconstruction, end, frames=FRAMES, evidence_for=evidence_for)
-            return route, seen_in(models, [tile], evidence_for)[0]
-
-        def show(found: tuple[Route, Seen]) -> None:
-            self._route, self._tile_seen = found
-            self._show_frame(self._view.slider.value())
-
-        self._router.submit(work, show)
-
-    def _switch_heatmaps(self) -> None:
-        """Recompute what the classifier sees, for another class or after switching on."""
-        if self._search is not None:
-            self._compute_route()
-            return
-        models, tile = self._models, self._tile
-        if models is None or tile is None:
-            return
-        evidence_for = self._view.heatmap_class_box.currentData()
-
-        def show(seen: Seen) -> None:
-            self._tile_seen = seen
-            self._show_heatmap("tile", seen.heatmap, shared_maximum([seen.heatmap]) if seen.heatmap else 0.0)
-
-        self._router.submit(lambda _: seen_in(models, [tile], evidence_for)[0], show)
-
-    def _show_frame(self, index: int) -> None:
-        """Show one image of the route: everything was computed ahead, this only assigns."""
-        if self._route is None or self._slide is None:
-            return
-        route = self._route
-        frame, seen, first = route.frames[index], route.seen[index], route.frames[0]
-        maps = [item.heatmap for item in (*route.seen, self._tile_seen) if item.heatmap is not None]
-        maximum = shared_maximum(maps)
-        self._show_tile("reconstruction", first)
-        self._show_tile("edit", frame)
-        for name, heatmap in (
-            ("tile", self._tile_seen.heatmap),
-            ("reconstruction", route.seen[0].heatmap),
-            ("edit", seen.heatmap),
-        ):
-            self._show_heatmap(name, heatmap, maximum)
-        words = [f"Frame {index} of {FRAMES - 1}"]
-        for name, chances in (("tile", self._tile_seen.probabilities), ("edit", seen.probabilities)):
-            if chances:
-                words.append(f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in chances.items()))
-        self._view.edit_note.setText("; ".join(words))
-
-    def _show_tile(self, name: str, tile: Tile) -> None:
-        assert self._slide is not None
-        self._view.set_picture("pixels", name, tile.pixels)
-        self._show_layer(name, *tile_layer(tile, self._slide.info, name=name)[:2], visible=True)
-
-    def _show_heatmap(self, name: str, heatmap: Heatmap | None, maximum: float) -> None:
-        wanted = self._view.heatmap_check.isChecked() and heatmap is not None
-        key = f"Grad-CAM {name}"
-        if not wanted or heatmap is None or self._slide is None:
-            self._view.set_picture("heatmap", name, None)
-            layer = self._layers.pop(key, None)
-            if layer is not None and layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-            return
-        self._view.set_picture("heatmap", name, colored(heatmap, maximum=maximum))
-        data, options, _ = heatmap_layer(
-            heatmap, self._slide.info, name=f"{key}: {heatmap.target}", maximum=maximum
+        """Offer the other classes, the tray and the library; what was chosen stays, while it is there."""
+        models, state = self.models, self._state
+        entries = self._offered(models, state) if models is not None and state.base is not None else []
+        self._view.set_ready(
+            has_tile=models is not None and state.tile is not None,
+            has_point=models is not None and state.base is not None,
+            has_target=bool(entries) and models is not None and len(models.generator.checkpoint.classes) > 1,
+            is_searched=state.found is not None,
         )
-        # All three lie at the same place: the edit's is shown, the others wait in the layer list.
-        self._show_layer(key, data, options, visible=name == "edit" or self._search is None)
+        self._targets = entries
+        values = [value for _, value in entries]
+        at = next((i for i, value in enumerate(values) if is_same_target(value, state.towards)), 0)
+        why = why_no_flip(models.generator.checkpoint.classes) if models is not None and state.base else ""
+        self._view.set_targets([(caption, i) for i, (caption, _) in enumerate(entries)], at, why)
+        target = values[at] if values else None
+        if not is_same_target(target, state.towards):
+            # The first there is, or the first of what is left: no step of its own.
+            self._state = replace(state, towards=target)
+            self._history.amend(self._state)
 
-    def _show_layer(self, key: str, data: Any, options: dict[str, Any], *, visible: bool) -> None:
-        layer = self._layers.get(key)
-        if layer is not None and layer in self._viewer.layers:
-            layer.data = data
-            layer.metadata, layer.name = options["metadata"], options["name"]
+    def _offered(self, models: Models, state: EditState) -> list[tuple[str, Towards]]:
+        digest = models.generator.checkpoint.digest
+        classes: list[tuple[str, Towards]] = [(f"class {name}", name) for name in targets_of(models, state)]
+        tray: list[tuple[str, Towards]] = [
+            (f"tray patch {i + 1} ({tile.label or 'no class'})", tile)
+            for i, tile in enumerate(self._session.tray)
+        ]
+        mine = [item for item in self._entries if item.point.checkpoint_digest == digest]
+        kept: list[tuple[str, Towards]] = [(f"library: {item.name}", item) for item in mine]
+        return classes + tray + kept[:_MOST_OF_LIBRARY]
+
+    def _choose_target(self) -> None:
+        index = self._view.target_box.currentData()
+        if not isinstance(index, int) or not 0 <= index < len(self._targets):
             return
-        active = self._viewer.layers.selection.active
-        self._layers[key] = self._viewer.add_image(data, visible=visible, **options)
-        if active is not None:
-            # The user's own selection stays: picking goes on working on the slide that was chosen.
-            self._viewer.layers.selection.active = active
+        caption, target = self._targets[index]
+        if is_same_target(target, self._state.towards):
+            self._compute()  # again: it may have failed before
+            return
+        self._step(replace(self._state, towards=target), f"towards {caption}")
+        self._compute()
 
-    def _forget_layers(self) -> None:
-        """Take the layers of the tile before away; what they showed belongs to another place."""
-        for layer in self._layers.values():
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        self._layers.clear()
+    def _switch_residual(self, on: bool) -> None:
+        said = "keep what the generator cannot draw" if on else "the generator's image alone"
+        self._step(replace(self._state, keeps_residual=on), said)
+        self._path.path_changed()
+
+    def _step(self, state: EditState, label: str) -> None:
+        """Do something that leaves the tile and where its edit starts as they are."""
+        self._history.do(state, label)
+        self._state = state
+        self._view.history_bar.show_history(self._history)
+
+    def _compute(self) -> None:
+        """Make the edit ready that the state asks for."""
+        models, state = self.models, self._state
+        self._edit = None
+        self._path.path_changed()
+        if models is None or state.base is None or state.towards is None:
+            return
+        self._view.edit_note.setText("Drawing…")
+        self._looker.cancel()
+        evidence_for, layer = self._evidence()
+        end = self._end_of(models, state.towards)
+
+        def work(_: object) -> Edit:
+            return edit_of(models, state, end(), evidence_for=evidence_for, layer=layer)
+
+        self._router.submit(work, self._show_edit)
+
+    def _end_of(self, models: Models, towards: Towards) -> Callable[[], str | Tile]:
+        """Return what makes ready, in a thread, the class or tile that an edit goes towards."""
+        if isinstance(towards, str):
+            return lambda: towards
+        if not isinstance(towards, Tile):
+            library = self._library.library
+            return lambda: library_tile(models, library, towards)
+        slide = self._picking.slide_of(towards)
+        annotations = self._session.annotations_of(slide) if slide is not None else None
+        return lambda: tray_tile(models, slide, annotations, towards)
+
+    def _show_edit(self, edit: Edit) -> None:
+        self._edit = edit
+        self._scene.set_scale([seen.heatmap for seen in (edit.tile_seen, edit.start_seen, edit.end_seen)])
+        self._show_seen("tile", self._state.tile, edit.tile_seen)
+        self._show_seen("reconstruction", edit.start, edit.start_seen)
+        self._show_seen("edit", edit.start, edit.start_seen)  # until the first frame is there
+        self._view.edit_note.setText(effect_words(edit.effect))
+        self._path.path_changed()
+        self._view.look_note.setText(self._scene.remark)
+
+    def _no_edit(self, error: Exception) -> None:
+        self._edit = None
+        self._view.edit_note.setText(f"Nothing could be drawn: {in_dock(str(error))}")
+        self._path.path_changed()
+        self._see()
+
+    # the path of the slider
+
+    def _current_path(self) -> PathRequest | None:
+        models, edit, state = self.models, self._edit, self._state
+        if models is None or edit is None:
+            return None
+        evidence_for, layer = self._evidence()
+        return PathRequest(
+            generator=models.generator,
+            keys=(edit.start, edit.end),
+            classifier=models.classifier,
+            evidence_for=evidence_for,
+            layer=layer,
+            residual_on=state.tile if state.keeps_residual and state.found is not None else None,
+        )
+
+    def _show_frame(self, frame: Frame) -> None:
+        """Show one image of the path: everything was computed ahead, this only assigns."""
+        if self._edit is not None and self._steered is None:
+            self._show_seen("edit", frame.tile, frame.seen)
+            if self._scene.look.shows_difference:
+                self._view.look_note.setText(self._scene.remark)
+
+    def _zoom(self) -> None:
+        """Put the tile in the middle, a third of the canvas wide; side by side, what is beside it too."""
+        ground = self._scene.ground
+        if ground is None:
+            return
+        (y, x), width = ground.middle, ground.size[1]
+        camera, share = self._viewer.scene.camera, 1.0
+        if self._scene.look.is_beside:
+            x, share = x + width, _BESIDE_SHARE
+        camera.center = (0.0, y, x)
+        camera.zoom = _ZOOMED_PX * share / width
 
 
-def _is_same(a: str | Tile, b: str | Tile | None) -> bool:
-    # Not by ==, which would compare the tiles' pixels.
-    return a is b or (isinstance(a, str) and isinstance(b, str) and a == b)
+def _place_of(tile: Tile) -> tuple[object, ...]:
+    return tile.level0_box, tile.slide_digest, tile.pixels.shape
 
 
-def _tile_for(
-    checkpoint: Checkpoint, slide: Slide, annotations: Annotations | None, centre: tuple[float, float]
-) -> Tile:
-    """Cut a tile at a model's size and resolution, or at level 0 where the model or the slide knows none."""
-    mpp = checkpoint.mpp if slide.info.mpp_x else None
-    labels = LabelSpec(rule="majority")
-    return labelled_tile(slide, annotations, centre, size_px=checkpoint.size_px, mpp=mpp, labels=labels)
+def _is_in_one_place(a: EditState, b: EditState) -> bool:
+    """Return whether two states are of the same place: their layers stay, and get other data."""
+    if a.place is None or b.place is None:
+        return a.place is b.place
+    same_slide = a.slide is b.slide and a.is_recoloured == b.is_recoloured
+    return same_slide and _place_of(a.place) == _place_of(b.place)

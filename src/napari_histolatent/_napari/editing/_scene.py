@@ -1,0 +1,493 @@
+"""What an edit looks like on the canvas: pictures, heatmaps, lines and differences as layers at the tile's place.
+
+While a slider moves, nothing but the data of layers that are there already is assigned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_histolatent._napari._editing import Seen
+from napari_histolatent._napari._layers import KEY, space_of, um_per_px, world_of
+from napari_histolatent.errors import UserError
+from napari_histolatent.explain import colored_difference, contours, difference_of, translucent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_histolatent.explain import Heatmap
+    from napari_histolatent.jobs.tiles import Tile
+    from napari_histolatent.slides import Slide, SlideInfo
+
+COLUMNS = ("tile", "reconstruction", "edit")
+"""The pictures of a scene, from left to right where they lie side by side."""
+
+_SHIFTS = {"tile": 0, "reconstruction": 1, "edit": 2, "residual": 3, "difference": 4}
+"""Tile widths to the right of the tile, side by side."""
+_LINE_COLORS = {"ember": "#00e5ff", "jet": "#000000"}
+_LINE_WIDTH_PX = 0.4
+_OFF_SLIDE_TILES = 6.0
+"""How many of its own widths a tile without a place lies left of the slide: what is beside it fits between."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a scene is shown."""
+
+    is_beside: bool = False
+    """Side by side to the right of the tile; else all in the tile's place."""
+    wipe: float = 0.0
+    """Share of the edit's layer, from the left, that shows what was before the edit."""
+    wipe_from: str = "tile"
+    """What that is: tile or reconstruction."""
+    picture_opacity: float = 1.0
+    heatmap_opacity: float = 0.7
+    colormap: str = "ember"
+    shows_heatmaps: bool = True
+    thresholds: tuple[float, ...] = ()
+    """Of contour lines, as shares of the largest value."""
+    shows_difference: bool = False
+    shows_residual: bool = False
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The rectangle of the world that a tile covers."""
+
+    corner: tuple[float, float]
+    """Its outer upper left corner, (y, x)."""
+    size: tuple[float, float]
+    """(height, width)."""
+    unit: str
+
+    def placement(
+        self,
+        shape: tuple[int, ...],
+        *,
+        part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
+        shift: int = 0,
+    ) -> dict[str, Any]:
+        """Return scale, translate and units of a picture that covers a part (left, top, right, bottom, in shares)."""
+        left, top, right, bottom = part
+        height, width = self.size
+        step = (bottom - top) * height / shape[0], (right - left) * width / shape[1]
+        # napari puts the centre of the first pixel at translate.
+        return {
+            "scale": step,
+            "translate": (
+                self.corner[0] + top * height + step[0] / 2,
+                self.corner[1] + (left + shift) * width + step[1] / 2,
+            ),
+            "units": (self.unit, self.unit),
+        }
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """The centre, (y, x)."""
+        return self.corner[0] + self.size[0] / 2, self.corner[1] + self.size[1] / 2
+
+
+def ground_of(tile: Tile, info: SlideInfo | None) -> Ground:
+    """Return where a tile lies: at its place on the slide, else to the left of it."""
+    if info is not None and is_on(tile, info):
+        assert tile.level0_box is not None
+        left, top, right, bottom = tile.level0_box
+        scale_y, scale_x = um_per_px(info)
+        corner = world_of((left, top), info)
+        return Ground(corner, ((bottom - top) * scale_y, (right - left) * scale_x), _unit_of(info))
+    step = (tile.mpp or 1.0) if info is None or info.mpp_x else 1.0
+    height, width = (n * step for n in tile.pixels.shape[:2])
+    if info is None:
+        return Ground((0.0, 0.0), (height, width), "um" if tile.mpp else "pixel")
+    return Ground((0.0, -_OFF_SLIDE_TILES * width), (height, width), _unit_of(info))
+
+
+def is_on(tile: Tile, info: SlideInfo) -> bool:
+    """Return whether a tile has a place on this slide."""
+    return tile.level0_box is not None and tile.slide_digest == info.digest
+
+
+def _unit_of(info: SlideInfo) -> str:
+    return str(space_of(info)["units"][0])
+
+
+def wiped(before: NDArray[np.uint8], after: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Return a picture whose left part, that share of its width, is `before`, and the rest `after`.
+
+    Pictures of different shapes cannot be composed: then it is `after`.
+    """
+    if before.shape != after.shape or share <= 0:
+        return after
+    upto = round(share * after.shape[1])
+    return np.concatenate([before[:, :upto], after[:, upto:]], axis=1)
+
+
+def residual_picture(real: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return what a generator's image lacks of a tile, halved around grey: grey is nothing."""
+    difference = real.astype(np.int16) - drawn.astype(np.int16)
+    return (128 + difference // 2).clip(0, 255).astype(np.uint8)
+
+
+def line_pieces(lines: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return lines (n, 2; x, y in a map's pixels) as napari's vectors, shape (m, 2, 2): start and way, (row, column)."""
+    pieces = [np.stack([line[:-1, ::-1] - 0.5, np.diff(line[:, ::-1], axis=0)], axis=1) for line in lines]
+    return np.concatenate(pieces) if pieces else np.zeros((0, 2, 2))
+
+
+class Scene:
+    """Puts a tile, its reconstruction and its edit on the canvas, each with its heatmap.
+
+    What is generated says SYNTHETIC in its layer's name and metadata.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._look = Look()
+        self._tile: Tile | None = None
+        self._slide: Slide | None = None
+        self._draws_tile = False
+        self._pictures: dict[str, Tile] = {}
+        self._seen: dict[str, Seen] = {}
+        self._maximum = 0.0
+        self._layers: dict[str, Any] = {}
+        self._named: dict[str, str] = {}
+        """What each layer was called last: a name that the user gave is kept."""
+
+    # what is shown
+
+    def place(self, tile: Tile, slide: Slide | None, *, draws_tile: bool) -> None:
+        """Go to a tile; what was shown of the one before is taken away.
+
+        Parameters
+        ----------
+        tile
+            Whose place it is.
+        slide
+            It lies on, or the one that is open; a tile without a place on it is put to its left.
+        draws_tile
+            Whether the tile needs a layer: the slide does not show it, or not as it is.
+        """
+        self.forget()
+        self._tile, self._slide, self._draws_tile = tile, slide, draws_tile
+
+    def show(self, column: str, tile: Tile | None, seen: Seen | None = None) -> None:
+        """Show a tile in a column, and what a classifier sees in it; None takes both away."""
+        if tile is None:
+            self._pictures.pop(column, None)
+            self._seen.pop(column, None)
+        else:
+            self._pictures[column] = tile
+            self._seen[column] = seen or Seen()
+        heatmap = seen.heatmap if seen else None
+        top = float(heatmap.values.max(initial=0)) if heatmap is not None else 0.0
+        if top > self._maximum:
+            self._maximum = top  # one scale for all: the others are drawn on it, too
+            self._draw(COLUMNS)
+        else:
+            self._draw((column,))
+
+    def set_scale(self, heatmaps: Sequence[Heatmap | None]) -> None:
+        """Start a new scale of heatmaps, one for all of these."""
+        self._maximum = max(
+            (float(item.values.max(initial=0)) for item in heatmaps if item is not None), default=0.0
+        )
+
+    @property
+    def maximum(self) -> float:
+        """The value of a heatmap that has the brightest colour."""
+        return self._maximum
+
+    @property
+    def look(self) -> Look:
+        """How it is shown."""
+        return self._look
+
+    def set_look(self, look: Look) -> None:
+        """Show it another way."""
+        was, self._look = self._look, look
+        if self._tile is None:
+            return
+        self._draw(COLUMNS)
+        if was.is_beside != look.is_beside:
+            self._move()
+        for key, layer in self._there().items():
+            opacity = look.picture_opacity if _is_picture(key) else look.heatmap_opacity
+            if not key.startswith("lines") and layer.opacity != opacity:
+                layer.opacity = opacity
+
+    @property
+    def ground(self) -> Ground | None:
+        """Where the tile lies now; None without one."""
+        if self._tile is None:
+            return None
+        return ground_of(self._tile, self._slide.info if self._slide else None)
+
+    @property
+    def remark(self) -> str:
+        """Why something that was asked for is not shown; empty if all is."""
+        if not self._look.shows_difference or not self._look.shows_heatmaps:
+            return ""
+        try:
+            self._difference()
+        except UserError as error:
+            return f"There is no heatmap difference: {error}"
+        return ""
+
+    def forget(self) -> None:
+        """Take all layers away."""
+        for key in list(self._layers):
+            self._remove(key)
+        self._pictures.clear()
+        self._seen.clear()
+        self._maximum = 0.0
+        self._tile = None
+
+    def layer(self, key: str) -> Any | None:
+        """Return a layer, if it is there.
+
+        Parameters
+        ----------
+        key
+            A column, residual, difference, "heatmap COLUMN" or "lines COLUMN".
+        """
+        layer = self._layers.get(key)
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    # drawing
+
+    def _draw(self, columns: Sequence[str]) -> None:
+        for column in columns:
+            self._draw_picture(column)
+            self._draw_heatmap(column)
+            self._draw_lines(column)
+        self._draw_residual()
+        self._draw_difference()
+
+    def _draw_picture(self, column: str) -> None:
+        tile = self._pictures.get(column)
+        if tile is None or (column == "tile" and not self._draws_tile):
+            self._remove(column)
+            return
+        pixels, extra = tile.pixels, {}
+        before = self._pictures.get(self._look.wipe_from) if column == "edit" else None
+        if before is not None and self._look.wipe > 0:
+            pixels = wiped(before.pixels, pixels, self._look.wipe)
+            extra["wipe"] = {"share": self._look.wipe, "left_part": self._look.wipe_from}
+        name = f"SYNTHETIC {column}" if tile.synthetic else column
+        metadata = {"role": column, **tile.provenance, **extra}
+        self._put(column, pixels, name, metadata, opacity=self._look.picture_opacity)
+
+    def _heatmap_of(self, column: str) -> Heatmap | None:
+        if not self._look.shows_heatmaps or column not in self._seen:
+            return None
+        return self._seen[column].heatmap
+
+    def _draw_heatmap(self, column: str) -> None:
+        key, heatmap = f"heatmap {column}", self._heatmap_of(column)
+        if heatmap is None:
+            self._remove(key)
+            return
+        colors = translucent(heatmap, maximum=self._maximum, colormap=self._look.colormap)
+        before = self._heatmap_of(self._look.wipe_from) if column == "edit" else None
+        if before is not None and self._look.wipe > 0:
+            shown = translucent(before, maximum=self._maximum, colormap=self._look.colormap)
+            colors = wiped(shown, colors, self._look.wipe)
+        self._put(
+            key,
+            colors,
+            f"Grad-CAM {column}: {heatmap.target}{self._of_synthetic(column)}",
+            self._says_of(heatmap, column),
+            opacity=self._look.heatmap_opacity,
+            heatmap=heatmap,
+        )
+
+    def _draw_lines(self, column: str) -> None:
+        key, heatmap = f"lines {column}", self._heatmap_of(column)
+        if heatmap is None or not self._look.thresholds:
+            self._remove(key)
+            return
+        found = contours(heatmap, self._look.thresholds, maximum=self._maximum)
+        pieces = line_pieces([line for contour in found for line in contour.lines])
+        says = {**self._says_of(heatmap, column), "thresholds": list(self._look.thresholds)}
+        name = f"Grad-CAM lines {column}: {heatmap.target}{self._of_synthetic(column)}"
+        self._put(key, pieces, name, says, opacity=1.0, heatmap=heatmap)
+        layer = self._layers[key]
+        color = _LINE_COLORS[self._look.colormap]
+        if layer.metadata[KEY].get("color") != color and len(pieces):
+            layer.edge_color = color
+        layer.metadata[KEY]["color"] = color
+
+    def _draw_residual(self) -> None:
+        real, drawn = self._pictures.get("tile"), self._pictures.get("reconstruction")
+        wanted = self._look.shows_residual and real is not None and drawn is not None
+        if not wanted or real is None or drawn is None or real.pixels.shape != drawn.pixels.shape:
+            self._remove("residual")
+            return
+        says = {**drawn.provenance, "role": "residual", "of": real.name}
+        if self._layers.get("residual") is None or not self._is_drawn("residual", (real, drawn)):
+            picture = residual_picture(real.pixels, drawn.pixels)
+            name = "SYNTHETIC residual: tile less reconstruction"
+            self._put("residual", picture, name, says, opacity=self._look.picture_opacity)
+            self._layers["residual"].metadata[KEY]["drawn_from"] = (id(real), id(drawn))
+
+    def _is_drawn(self, key: str, parts: tuple[object, object]) -> bool:
+        layer = self.layer(key)
+        return layer is not None and layer.metadata[KEY].get("drawn_from") == tuple(id(v) for v in parts)
+
+    def _difference(self) -> Any:
+        """Return the difference of the heatmaps of edit and reconstruction, or None without one of them."""
+        before, after = self._heatmap_of("reconstruction"), self._heatmap_of("edit")
+        return None if before is None or after is None else difference_of(before, after)
+
+    def _draw_difference(self) -> None:
+        found = None
+        if self._look.shows_difference:
+            try:
+                found = self._difference()
+            except UserError:
+                found = None  # `remark` says why
+        if found is None:
+            self._remove("difference")
+            return
+        colors = colored_difference(found, largest=self._maximum)
+        shares = (
+            np.clip(np.abs(found.values) / self._maximum, 0, 1) if self._maximum > 0 else found.values * 0
+        )
+        heatmap = self._seen["edit"].heatmap
+        assert heatmap is not None
+        says = {**self._says_of(heatmap, "edit"), "role": "Grad-CAM difference"}
+        self._put(
+            "difference",
+            np.dstack([colors, (shares * 255).round().astype(np.uint8)]),
+            f"Grad-CAM difference, edit less reconstruction: {found.target} (of SYNTHETIC tiles)",
+            says,
+            opacity=self._look.heatmap_opacity,
+            heatmap=heatmap,
+        )
+
+    # layers
+
+    def _of_synthetic(self, column: str) -> str:
+        return " (of a SYNTHETIC tile)" if self._pictures[column].synthetic else ""
+
+    def _says_of(self, heatmap: Heatmap, column: str) -> dict[str, Any]:
+        tile = self._pictures[column]
+        keys = ("synthetic", "slide_digest", "model_digest", "source", "seed")
+        says = tile.provenance
+        return {"role": f"Grad-CAM {column}", **heatmap.to_json(), **{key: says[key] for key in keys}}
+
+    def _placement(self, key: str, shape: tuple[int, ...], heatmap: Heatmap | None) -> dict[str, Any]:
+        ground = self.ground
+        assert ground is not None
+        shift = _SHIFTS[key.split(" ")[-1]] if self._look.is_beside else 0
+        return ground.placement(shape, part=self._part_of(heatmap), shift=shift)
+
+    def _part_of(self, heatmap: Heatmap | None) -> tuple[float, float, float, float]:
+        """Return which part of the tile a map covers: a classifier may be shown its middle only."""
+        if heatmap is None or heatmap.level0_box is None or self._tile is None:
+            return 0.0, 0.0, 1.0, 1.0
+        height, width = self._tile.pixels.shape[:2]
+        left, top, right, bottom = self._tile.level0_box or (0.0, 0.0, float(width), float(height))
+        box = heatmap.level0_box
+        across, down = right - left, bottom - top
+        return (
+            (box[0] - left) / across,
+            (box[1] - top) / down,
+            (box[2] - left) / across,
+            (box[3] - top) / down,
+        )
+
+    def _put(
+        self,
+        key: str,
+        data: NDArray[Any],
+        name: str,
+        says: dict[str, Any],
+        *,
+        opacity: float,
+        heatmap: Heatmap | None = None,
+    ) -> None:
+        layer = self.layer(key)
+        if layer is not None:
+            _assign(layer, data)
+            layer.metadata = {KEY: says}
+            if layer.name == self._named[key] != name:  # one that the user gave stays
+                layer.name = name
+                self._named[key] = layer.name
+            return
+        is_lines = key.startswith("lines")
+        shape = heatmap.values.shape if heatmap is not None else data.shape
+        options = {
+            "name": name,
+            "metadata": {KEY: says},
+            "opacity": opacity,
+            "visible": self._is_visible_at_first(key),
+            **self._placement(key, shape, heatmap),
+        }
+        active = self._viewer.layers.selection.active
+        if is_lines:
+            color = _LINE_COLORS[self._look.colormap]
+            added = self._viewer.add_vectors(
+                data, ndim=2, edge_width=_LINE_WIDTH_PX, edge_color=color, vector_style="line", **options
+            )
+            says["color"] = color
+        else:
+            # A copy: what is shown next is written into it.
+            added = self._viewer.add_image(data.copy(), rgb=True, interpolation2d="nearest", **options)
+        self._layers[key], self._named[key] = added, added.name
+        kind, _, column = key.rpartition(" ")
+        if kind and column == "edit" and not self._look.is_beside:
+            for other in ("tile", "reconstruction"):
+                covered = self.layer(f"{kind} {other}")
+                if covered is not None:
+                    covered.visible = False
+        if active is not None and active in self._viewer.layers:
+            # The user's own selection stays: picking goes on working on the slide that was chosen.
+            self._viewer.layers.selection.active = active
+
+    def _is_visible_at_first(self, key: str) -> bool:
+        """In place all heatmaps lie on one spot: one is seen, the others wait in the layer list."""
+        kind, _, column = key.rpartition(" ")
+        if not kind or self._look.is_beside:
+            return True
+        return column == "edit" or "edit" not in self._pictures
+
+    def _move(self) -> None:
+        """Put all layers where the layout wants them, and show those that it shows."""
+        for key, layer in self._there().items():
+            column = key.split(" ")[-1]
+            seen = self._seen.get("edit" if column == "difference" else column)
+            is_map = key == "difference" or " " in key
+            heatmap = seen.heatmap if seen is not None and is_map else None
+            shape = heatmap.values.shape if heatmap is not None else layer.data.shape
+            layer.translate = self._placement(key, shape, heatmap)["translate"]
+            layer.visible = self._is_visible_at_first(key)
+
+    def _there(self) -> dict[str, Any]:
+        """Return the layers that the user has not taken away."""
+        # Not by identity: plugins are handed proxies that come and go.
+        return {key: layer for key, layer in self._layers.items() if layer in self._viewer.layers}
+
+    def _remove(self, key: str) -> None:
+        layer = self._layers.pop(key, None)
+        self._named.pop(key, None)
+        if layer is not None and layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+
+def _assign(layer: Any, data: NDArray[Any]) -> None:
+    """Give a layer other data; a picture of the same shape is written into the layer's own, at half the cost."""
+    if data.dtype == np.uint8 and layer.data.shape == data.shape:
+        np.copyto(layer.data, data)
+        layer.refresh(extent=False, highlight=False)
+    else:
+        layer.data = data
+
+
+def _is_picture(key: str) -> bool:
+    return key in ("tile", "reconstruction", "edit", "residual")

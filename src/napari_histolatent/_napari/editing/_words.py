@@ -1,0 +1,22 @@
+"""Sentences that were written for the command line, in the dock's words."""
+
+from __future__ import annotations
+
+_WORDS = {
+    "give --normalise-stain to bring it there first": "tick “Normalise the stain” to bring it there first",
+    "leave --normalise-stain out": "take the tick from “Normalise the stain”",
+    "with `histolatent invert`": "with the button Reverse search",
+    "give one with --classifier, or": "choose one above, or",
+    "; leave --label out": "",
+    "name it with --dataset": "choose it in the Train dock",
+    "make it with `histolatent calibrate RUN --dataset DS`": (
+        "make it with `histolatent calibrate RUN --dataset DS`, which searches held-out tiles"
+    ),
+}
+
+
+def in_dock(sentence: str) -> str:
+    """Return a sentence with its remedy as the dock's user finds it."""
+    for said, word in _WORDS.items():
+        sentence = sentence.replace(said, word)
+    return sentence
