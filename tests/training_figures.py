@@ -89,7 +89,7 @@ def samples(dataset_path: Path, runs: Sequence[Path], out: Path) -> None:
         draw.text((2, top), name, fill="black", font=font)
         for c, pixels in enumerate(pictures):
             sheet.paste(Image.fromarray(pixels), (c * (side + 2), top + caption))
-    sheet.save(out / "training_samples.png", optimize=True)
+    sheet.quantize(256).save(out / "training_samples.png", optimize=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
