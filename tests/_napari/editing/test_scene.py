@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -273,3 +274,16 @@ def test_the_users_selection_stays(viewer: Any, slide: Slide, tile: Tile) -> Non
     scene.place(tile, slide, draws_tile=True)
     scene.show("tile", tile, seen(tile, 1.0))
     assert viewer.layers.selection.active is chosen
+
+
+def test_taking_layers_away_collects_little_and_leaves_nothing_frozen(
+    shown: Scene, viewer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    tracked: list[int] = []
+    viewer.layers.events.removed.connect(lambda: tracked.append(len(gc.get_objects())))
+    in_all = len(gc.get_objects())
+    shown.forget()
+    assert tracked
+    assert max(tracked) < in_all / 10, "napari collects at each layer: what it would go through"
+    assert gc.get_freeze_count() == 0

@@ -16,6 +16,10 @@ from napari_histolatent._napari.editing._words import in_dock
             "What x learnt from is not known; name it with --dataset.",
             "is not known; choose it in the Train dock.",
         ),
+        (
+            "The heatmaps are of another class (a and b); make both with the same classifier, class and layer.",
+            "choose one class for both at “Evidence for”.",
+        ),
         ("The model has no classes; leave --label out.", "The model has no classes."),
         (
             "so its edits may show that; give --normalise-stain to bring it there first.",

@@ -395,6 +395,39 @@ def test_zoom_puts_the_tile_in_the_middle(
     assert viewer.scene.camera.zoom * 32 == pytest.approx(250), "32 µm are 250 px wide"
 
 
+def test_zoom_shows_all_that_lies_side_by_side_in_a_narrow_canvas(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    viewer.canvas.size = (800, 540)
+    view.beside_check.setChecked(True)
+    for check, n_tiles in ((None, 3), (view.residual_layer_check, 4), (view.difference_check, 5)):
+        if check is not None:
+            check.setChecked(True)
+        qtbot.mouseClick(view.zoom_button, LEFT)
+        camera, ground = viewer.scene.camera, ready._scene.ground
+        ends = ground.corner[1], ground.corner[1] + n_tiles * ground.size[1]
+        from_middle = [(end - camera.center[-1]) * camera.zoom for end in ends]
+        assert from_middle[0] == pytest.approx(-from_middle[1])
+        assert 200 < from_middle[1] < 270, n_tiles
+
+
+def test_what_lies_off_the_canvas_is_gone_to_and_what_lies_on_it_is_not(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    camera = viewer.scene.camera
+    before = tuple(camera.center), camera.zoom
+    pick(qtbot, ready, viewer, slide, STROMA_XY)
+    assert (tuple(camera.center), camera.zoom) == before, "the click was on the canvas"
+    qtbot.mouseClick(view.zoom_button, LEFT)
+    on_slide = camera.center[-2:]
+    qtbot.mouseClick(view.random_button, LEFT)
+    idle(qtbot, ready)
+    assert camera.center[-2:] == pytest.approx(ready._scene.ground.middle), "left of the slide"
+    qtbot.mouseClick(view.history_bar.undo_button, LEFT)
+    assert camera.center[-2:] == pytest.approx(on_slide)
+
+
 # Reverse search
 
 

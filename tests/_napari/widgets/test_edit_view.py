@@ -256,3 +256,17 @@ def test_each_picture_has_its_place(view: EditView, noise: Callable[..., np.ndar
 def test_what_a_network_drew_is_marked(view: EditView) -> None:
     texts = {label.text() for label in view.findChildren(QLabel)}
     assert {"tile", "reconstruction\n(SYNTHETIC)", "edit\n(SYNTHETIC)"} <= texts
+
+
+def test_nothing_is_wider_than_the_column(qtbot: Any, view: EditView) -> None:
+    from napari._qt.qt_resources import get_stylesheet
+
+    view.setStyleSheet(get_stylesheet("dark"))
+    view.bars.set_judge("by structure", ("normal", "adenocarcinoma"))
+    view.path_panel.set_path(33, has_classifier=True)
+    view.resize(view.sizeHint())
+    view.show()
+    qtbot.waitUntil(lambda: view.widget().width() > 0)
+    assert view.widget().minimumSizeHint().width() <= view.viewport().width(), (
+        "there is no bar to scroll sideways"
+    )

@@ -42,3 +42,14 @@ def test_a_class_is_text_not_markup(bars: ProbabilityBars) -> None:
     bars.set_judge("x", ["<b>bold</b>"])
     (label,) = [item for item in bars.findChildren(QLabel) if item.text() == "<b>bold</b>"]
     assert label.textFormat() == Qt.TextFormat.PlainText
+
+
+def test_two_classes_are_no_wider_than_a_dock(qtbot: Any) -> None:
+    from napari._qt.qt_resources import get_stylesheet
+
+    widget = ProbabilityBars()
+    qtbot.addWidget(widget)
+    widget.setStyleSheet(get_stylesheet("dark"))
+    widget.set_judge("by structure", ["normal", "adenocarcinoma"])
+    widget.show()
+    assert widget.minimumSizeHint().width() <= 317, "what a column of 360 px leaves inside a section"

@@ -5,6 +5,9 @@ While a slider moves, nothing but the data of layers that are there already is a
 
 from __future__ import annotations
 
+import gc
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,7 @@ from napari_histolatent.errors import UserError
 from napari_histolatent.explain import colored_difference, contours, difference_of, translucent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +56,14 @@ class Look:
     """Of contour lines, as shares of the largest value."""
     shows_difference: bool = False
     shows_residual: bool = False
+
+    @property
+    def n_tiles_wide(self) -> int:
+        """How many tile widths it takes."""
+        if not self.is_beside:
+            return 1
+        last = "difference" if self.shows_difference else "residual" if self.shows_residual else "edit"
+        return _SHIFTS[last] + 1
 
 
 @dataclass(frozen=True)
@@ -477,7 +488,26 @@ class Scene:
         layer = self._layers.pop(key, None)
         self._named.pop(key, None)
         if layer is not None and layer in self._viewer.layers:
-            self._viewer.layers.remove(layer)
+            with _without_full_collection():
+                self._viewer.layers.remove(layer)
+
+
+@contextmanager
+def _without_full_collection() -> Iterator[None]:
+    """Spare what is known now from garbage collection for a moment.
+
+    napari collects all garbage after each layer that is taken away: half a second with a trained network loaded, and going
+    from one tile to another takes away five layers and more. What is garbage by then goes with Python's next own collection.
+    On Windows napari needs it, as some drivers fail otherwise.
+    """
+    if sys.platform == "win32" or gc.get_freeze_count():  # what somebody else froze stays so
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _assign(layer: Any, data: NDArray[Any]) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.latent.search_options import SearchOptions
 
+_NEARER_THAN_ITS_VECTOR = ("faithful", "layers")
+"""Methods whose image is nearer to the tile than the latent vector's own."""
+_BY_VECTOR = "This is said of what the latent vector alone draws; the reconstruction that is shown was fitted to the tile."
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -63,7 +67,9 @@ def checked_tile(models: Models, tile: Tile, *, normalises: bool) -> Tile:
     from napari_histolatent.jobs import stains
 
     (done,) = stains.checked([tile], models.stain, normalises=normalises)
-    return replace(done, remarks=tuple(in_dock(sentence) for sentence in done.remarks))
+    # The dock names the tile in the line above; its long name says nothing new.
+    said = (in_dock(sentence).replace(f"{tile.name} is ", "It is ", 1) for sentence in done.remarks)
+    return replace(done, remarks=tuple(said))
 
 
 def find(
@@ -125,5 +131,8 @@ def find(
     )
     weights = search.inversion.point.class_weights
     label = classes[int(np.argmax(weights))] if weights else None
-    verdict = replace(verdict, reasons=tuple(in_dock(sentence) for sentence in verdict.reasons))
+    reasons = tuple(in_dock(sentence) for sentence in verdict.reasons)
+    if method in _NEARER_THAN_ITS_VECTOR and any("its reconstruction" in said for said in reasons):
+        reasons += (_BY_VECTOR,)
+    verdict = replace(verdict, reasons=reasons)
     return Found(search, verdict, label)

@@ -9,6 +9,8 @@ _WORDS = {
     "give one with --classifier, or": "choose one above, or",
     "; leave --label out": "",
     "name it with --dataset": "choose it in the Train dock",
+    "The heatmaps are of another class": "the heatmaps are of different classes",
+    "make both with the same classifier, class and layer": "choose one class for both at “Evidence for”",
     "make it with `histolatent calibrate RUN --dataset DS`": (
         "make it with `histolatent calibrate RUN --dataset DS`, which searches held-out tiles"
     ),

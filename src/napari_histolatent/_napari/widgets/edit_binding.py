@@ -51,7 +51,8 @@ _SETTLED_MS = 250
 """A point that a slider steers is taken up once it has stood still for so long."""
 _ZOOMED_PX = 250.0
 _BESIDE_SHARE = 0.8
-"""Of that, side by side: three tiles have to fit into the canvas."""
+"""Of that, side by side."""
+_MOST_OF_CANVAS = 0.92
 _MOST_OF_LIBRARY = 50
 
 
@@ -259,6 +260,7 @@ class EditBinding:
         is_picked = self._state.tile is not None
         self._scene.set_look(self._view.look())
         self._scene.place(tile, slide, draws_tile=is_picked and self._state.is_recoloured)
+        self._zoom_if_outside()
 
     def _tell_tile_changed(self, *, but: str = "") -> None:
         for name, binding in (
@@ -400,7 +402,7 @@ class EditBinding:
         self._scene.set_look(self._view.look())
         for column in COLUMNS:
             self._show_small_heatmap(column)
-        self._view.look_note.setText(self._scene.remark)
+        self._view.look_note.setText(in_dock(self._scene.remark))
 
     def _look_anew(self) -> None:
         """Compute what the classifier sees again, for another class or in another layer."""
@@ -549,7 +551,7 @@ class EditBinding:
         self._show_seen("edit", edit.start, edit.start_seen)  # until the first frame is there
         self._view.edit_note.setText(effect_words(edit.effect))
         self._path.path_changed()
-        self._view.look_note.setText(self._scene.remark)
+        self._view.look_note.setText(in_dock(self._scene.remark))
 
     def _no_edit(self, error: Exception) -> None:
         self._edit = None
@@ -578,19 +580,32 @@ class EditBinding:
         if self._edit is not None and self._steered is None:
             self._show_seen("edit", frame.tile, frame.seen)
             if self._scene.look.shows_difference:
-                self._view.look_note.setText(self._scene.remark)
+                self._view.look_note.setText(in_dock(self._scene.remark))
 
     def _zoom(self) -> None:
-        """Put the tile in the middle, a third of the canvas wide; side by side, what is beside it too."""
+        """Put the tile in the middle, about a third of the canvas wide; side by side, with all that is beside it."""
         ground = self._scene.ground
         if ground is None:
             return
-        (y, x), width = ground.middle, ground.size[1]
-        camera, share = self._viewer.scene.camera, 1.0
-        if self._scene.look.is_beside:
-            x, share = x + width, _BESIDE_SHARE
-        camera.center = (0.0, y, x)
-        camera.zoom = _ZOOMED_PX * share / width
+        (y, x), (height, width) = ground.middle, ground.size
+        camera, (high, wide) = self._viewer.scene.camera, self._viewer.canvas.size
+        n_tiles = self._scene.look.n_tiles_wide
+        share = _BESIDE_SHARE if n_tiles > 1 else 1.0
+        # Docks on both sides leave a narrow canvas: all of it is to be seen.
+        fitting = _MOST_OF_CANVAS * min(wide / (n_tiles * width), high / height)
+        camera.center = (0.0, y, x + (n_tiles - 1) / 2 * width)
+        camera.zoom = min(_ZOOMED_PX * share / width, fitting)
+
+    def _zoom_if_outside(self) -> None:
+        """Go to a tile that lies outside what the canvas shows: one that has no place on the slide, and back again."""
+        ground = self._scene.ground
+        if ground is None:
+            return
+        camera, canvas_px = self._viewer.scene.camera, self._viewer.canvas.size
+        for middle, centre, size_px in zip(ground.middle, camera.center[-2:], canvas_px, strict=True):
+            if abs(middle - centre) * camera.zoom > size_px / 2:
+                self._zoom()
+                return
 
 
 def _place_of(tile: Tile) -> tuple[object, ...]:

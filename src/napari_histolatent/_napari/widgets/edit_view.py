@@ -226,7 +226,8 @@ class EditView(ScrollingDock):
         self.badge = VerdictBadge()
 
     def _make_edit(self) -> None:
-        self.target_box = _wide_box()
+        self.target_box = QComboBox()
+        _make_narrow(self.target_box, 6)  # a word and a button are beside it
         self.target_box.setToolTip(
             "What the right end of the slider is: the same latent vector in another class, or another tile of the tray or "
             "of the latent library."

@@ -133,7 +133,7 @@ class PathPanel(QWidget):
             self.marks,
             self.step_note,
             self.curve,
-            row(QLabel("Each step changes"), self.timing_box, self.export_button, stretch=1),
+            row(QLabel("Even steps of"), self.timing_box, self.export_button, stretch=1),
             self.note,
             self.keys_part,
         ):

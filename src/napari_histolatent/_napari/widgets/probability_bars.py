@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 COLUMNS = ("tile", "reconstruction", "edit")
 _STEPS = 1000
 _HEIGHT_PX = 16
+_LEAST_WIDTH_PX = 36
+"""Of a bar; by itself it asks for 95, and three of them for more than a dock has."""
 
 
 class ProbabilityBars(QWidget):
@@ -25,6 +27,7 @@ class ProbabilityBars(QWidget):
         self._grid = QGridLayout(self._grid_box)
         self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setVerticalSpacing(2)
+        self._grid.setHorizontalSpacing(4)
         self._classes: tuple[str, ...] = ()
         self.bars: dict[tuple[str, str], QProgressBar] = {}
         """By class and picture."""
@@ -53,14 +56,17 @@ class ProbabilityBars(QWidget):
         self.bars = {}
         for i, column in enumerate(COLUMNS, start=1):
             self._grid.addWidget(QLabel(column), 0, i, Qt.AlignmentFlag.AlignCenter)
+            self._grid.setColumnStretch(i, 1)
         for line, label in enumerate(self._classes, start=1):
             caption = QLabel(label)
             caption.setTextFormat(Qt.TextFormat.PlainText)
+            caption.setWordWrap(True)
             self._grid.addWidget(caption, line, 0)
             for i, column in enumerate(COLUMNS, start=1):
                 bar = QProgressBar()
                 bar.setRange(0, _STEPS)
                 bar.setFixedHeight(_HEIGHT_PX)
+                bar.setMinimumWidth(_LEAST_WIDTH_PX)
                 bar.setToolTip(f"How probable the classifier takes it that the {column} is {label}.")
                 self.bars[label, column] = bar
                 self._grid.addWidget(bar, line, i)
@@ -72,5 +78,8 @@ class ProbabilityBars(QWidget):
             self._set_bar(self.bars[label, column], None if chances is None else chances.get(label))
 
     def _set_bar(self, bar: QProgressBar, chance: float | None) -> None:
+        # Qt paints a bar that is given a value at once, and the canvas with it: 60 ms each, while a slider moves.
+        bar.setUpdatesEnabled(False)
         bar.setValue(0 if chance is None else round(chance * _STEPS))
         bar.setFormat("" if chance is None else f"{chance:.2f}")
+        bar.setUpdatesEnabled(True)
