@@ -59,9 +59,9 @@ def test_closed_docks_hear_no_click_and_watch_no_run(
         docks["Patches"][1].set_mode("extract")
         docks["Edit"][1].pick_button.click()
         edit = docks["Edit"][1].binding
-        qtbot.waitUntil(lambda: edit._models is not None and len(polls) > 5, timeout=60_000)
+        qtbot.waitUntil(lambda: edit.models is not None and len(polls) > 5, timeout=60_000)
         click(viewer, world_of((120.5, 200.5), slide.info))
-        qtbot.waitUntil(lambda: len(session_of(viewer).tray) == 1 and edit._tile is not None)
+        qtbot.waitUntil(lambda: len(session_of(viewer).tray) == 1 and edit._state.tile is not None)
         layers = kept_layers(viewer)
         for dock, _ in docks.values():
             dock.destroyOnClose()
