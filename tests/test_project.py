@@ -138,9 +138,10 @@ def plain(name: str) -> str:
 def test_every_package_that_is_imported_is_declared(pyproject: dict[str, Any]) -> None:
     core = {plain(item) for item in pyproject["project"]["dependencies"]}
     extras = {plain(item) for item in pyproject["project"]["optional-dependencies"]["all"]}
-    # Imported only where somebody asks for a scheduler, for that network, for that format.
+    # Imported only where somebody asks for a scheduler, for a film, for that network, for that format.
     extra_of = {
         "_dask_workers.py": "cluster",
+        "exporting.py": "video",
         "_inception.py": "inception",
         "_onnx.py": "onnx",
         "_tensorboard.py": "tensorboard",
