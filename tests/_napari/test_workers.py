@@ -9,6 +9,7 @@ import pytest
 from qtpy.QtCore import QThreadPool
 from superqt.utils import create_worker
 
+from napari_histolatent._napari import _workers
 from napari_histolatent._napari._workers import LatestWorker, run_safely, start_beside
 from napari_histolatent.errors import DatasetError, SlideError
 
@@ -304,3 +305,28 @@ def test_what_is_done_is_kept_by_nobody(qtbot: Any, idle: Any) -> None:
     worker.submit(work, lambda _: None)
     idle(worker)
     qtbot.waitUntil(lambda: gc.collect() >= 0 and held[0]() is None)
+
+
+def test_nothing_hangs_on_a_worker_that_qt_keeps(
+    qtbot: Any, idle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dock:
+        def take(self, result: Any) -> None:
+            results.append(result)
+
+    kept: list[Any] = []
+    results: list[Any] = []
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        kept.append(create_worker(*arguments, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(_workers, "create_worker", keep)
+    dock, worker = Dock(), LatestWorker()
+    worker.submit(lambda _: 1, dock.take)
+    idle(worker)
+    ends = weakref.ref(dock), weakref.ref(worker)
+    del dock, worker
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and all(end() is None for end in ends))
+    assert results == [1]
+    assert len(kept) == 1

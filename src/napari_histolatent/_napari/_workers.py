@@ -103,43 +103,72 @@ class LatestWorker:
         if self._running is not None or not self._waiting:
             return
         work, on_result = self._waiting.popleft()
-        generation = self._generation
-
-        def stale() -> bool:
-            return generation != self._generation
-
-        def guarded() -> tuple[Any, UserError | None]:
-            # An expected fault is a result: the worker's own error path is for our bugs.
-            # In a tuple, for superqt raises a result that is an exception.
-            try:
-                return work(stale), None
-            except UserError as error:
-                return None, error
-
-        def done(found: tuple[Any, UserError | None]) -> None:
-            self._running = None
-            result, fault = found
-            if not stale():
-                if fault is None:
-                    on_result(result)
-                else:
-                    show_error(self._in_words(str(fault)))
-                    if self._on_error:
-                        self._on_error(fault)
-            self._start()
-
-        def failed(error: Exception) -> None:
-            self._running = None
-            if self._on_error and not stale():
-                self._on_error(error)
-            self._start()
-
+        errand = _Errand(self, self._generation, work, on_result)
         # superqt raises what is a fault of ours on the UI thread, and napari shows the traceback.
-        worker = create_worker(guarded)
-        worker.returned.connect(done)
-        worker.errored.connect(failed)
+        worker = create_worker(errand.run)
+        worker.returned.connect(lambda found: errand.end(found))
+        worker.errored.connect(lambda error: errand.fail(error))
         self._running = worker
         start_beside(worker)
+
+    def _ended(self) -> None:
+        self._running = None
+
+    def _is_stale(self, generation: int) -> bool:
+        return generation != self._generation
+
+    def _tell(self, fault: UserError) -> None:
+        show_error(self._in_words(str(fault)))
+        if self._on_error:
+            self._on_error(fault)
+
+
+class _Errand:
+    """One piece of work on its way, emptied when it has come to its end.
+
+    Qt now and then never lets go of a slot whose sender goes in another thread: nothing may hang on it by then, least of
+    all a dock, its viewer and their session.
+    """
+
+    def __init__(self, sender: LatestWorker, generation: int, work: Any, on_result: Any) -> None:
+        self._sender: LatestWorker | None = sender
+        self._generation, self._work, self._on_result = generation, work, on_result
+
+    def run(self) -> tuple[Any, UserError | None]:
+        """Do it, in the thread. An expected fault is a result: the worker's own error path is for our bugs."""
+        sender, generation = self._sender, self._generation
+        assert sender is not None
+        # In a tuple, for superqt raises a result that is an exception.
+        try:
+            return self._work(lambda: sender._is_stale(generation)), None
+        except UserError as error:
+            return None, error
+
+    def end(self, found: tuple[Any, UserError | None]) -> None:
+        """Hand the result on, on the UI thread, and begin what waits."""
+        sender, on_result = self._emptied()
+        sender._ended()
+        result, fault = found
+        if not sender._is_stale(self._generation):
+            if fault is None:
+                on_result(result)
+            else:
+                sender._tell(fault)
+        sender._start()
+
+    def fail(self, error: Exception) -> None:
+        """Tell of a fault of ours, and begin what waits."""
+        sender, _ = self._emptied()
+        sender._ended()
+        if sender._on_error and not sender._is_stale(self._generation):
+            sender._on_error(error)
+        sender._start()
+
+    def _emptied(self) -> tuple[LatestWorker, Any]:
+        sender, on_result = self._sender, self._on_result
+        assert sender is not None, "an errand ends once"
+        self._sender = self._work = self._on_result = None
+        return sender, on_result
 
 
 def run_safely(action: Callable[[], Any]) -> Any:
