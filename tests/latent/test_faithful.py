@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_histolatent.latent import _faithful
+from napari_histolatent.models import build_gan
 from tests.latent.searching import EPITHELIUM, STROMA, noise, search
 
 if TYPE_CHECKING:
+    import pytest
+
     from napari_histolatent.models.protocols import Generator
 
 
@@ -58,3 +62,33 @@ def test_progress_never_goes_back(generator: Generator) -> None:
     )
     assert steps == sorted(steps)
     assert 50 <= steps[-1] < 56
+
+
+def test_a_tuned_copy_draws_the_other_class_as_before(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changes(tiles: torch.Tensor) -> list[float]:
+        """Return how much the tuned copies differ from the generator in the class that the tiles are not in."""
+        found = search(generator, tiles, [STROMA] * 2, method="faithful", steps=30, learning_rate=0.01)
+        errors = []
+        for item in found:
+            assert item.tuned is not None
+            w = generator.map(torch.tensor([item.point.values]), torch.tensor([EPITHELIUM]))
+            before, after = generator.synthesize(w), item.tuned.applied(generator).synthesize(w)
+            errors.append(float((before - after).square().mean()))
+        return errors
+
+    held = changes(noise(2))
+    monkeypatch.setattr(_faithful, "_ANCHOR_WEIGHT", 0.0)
+    assert [2 * one < other for one, other in zip(held, changes(noise(2)), strict=True)] == [True, True]
+
+
+def test_a_generator_without_classes_is_tuned_as_well() -> None:
+    torch.manual_seed(2)
+    network, _ = build_gan("dcgan", classes=(), size_px=16, z_dim=4, base_channels=4)
+    assert isinstance(network, torch.nn.Module)
+    plain: Any = network.eval().requires_grad_(False)
+    (item,) = search(plain, noise(1), [()], method="faithful", steps=20, learning_rate=0.01)
+    assert item.tuned is not None
+    assert item.rmse_at_z is not None
+    assert item.rmse < item.rmse_at_z

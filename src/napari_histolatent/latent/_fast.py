@@ -11,7 +11,7 @@ from napari_histolatent.latent._lbfgs import minimise
 from napari_histolatent.latent._search import Found, Mismatch, beyond_prior, descend, resample_outside
 from napari_histolatent.latent._starts import nearest_start, spread_over
 from napari_histolatent.latent.search_options import OWN_STEPS
-from napari_histolatent.models.priors import draw_latents
+from napari_histolatent.models.priors import draw_latents, prior_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from napari_histolatent.latent._search import Search
 
-_LEARNING_RATE = 0.1
+_LEARNING_RATE = 0.35
+"""Of z in deviations of its prior: 50 steps of 0.1 stopped on the way, with 0.4 generated tiles are found less exactly."""
 _TELL_EVERY = 5
 _CANDIDATES = 256
 """Drawn images of which the nearest is the start, where there is no encoder."""
@@ -56,7 +57,7 @@ def search_fast(search: Search) -> Found:
         loss_of,
         search,
         steps=options.steps or OWN_STEPS["fast"],
-        learning_rate=options.learning_rate or _LEARNING_RATE,
+        learning_rate=options.learning_rate or _LEARNING_RATE * prior_scale(prior),
         tell_every=_TELL_EVERY,
         resample=lambda: resample_outside(z, prior, chance),
     )
