@@ -10,7 +10,7 @@ from napari_histolatent.latent.search_options import METHODS, OWN_STEPS, SearchO
 
 def test_every_method_has_steps_of_its_own() -> None:
     assert tuple(OWN_STEPS) == METHODS
-    assert [steps_in_all(method, SearchOptions()) for method in METHODS] == [500, 50, 150, 210]
+    assert [steps_in_all(method, SearchOptions()) for method in METHODS] == [500, 50, 150, 230]
     options = SearchOptions(steps=7, polish_steps=20)
     assert [steps_in_all(method, options) for method in METHODS] == [7, 27, 77, 77]
 

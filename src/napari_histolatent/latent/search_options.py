@@ -11,7 +11,7 @@ METHODS = ("s1", "fast", "layers", "faithful")
 """s1: the paper's, from a random start. fast: from the encoder's guess. layers: fast, then an offset for the latent
 of each layer. faithful: fast, then a copy of the generator is tuned to the tile."""
 
-OWN_STEPS = {"s1": 500, "fast": 50, "layers": 100, "faithful": 160}
+OWN_STEPS = {"s1": 500, "fast": 50, "layers": 100, "faithful": 180}
 """Gradient steps where none are asked for; those of layers and faithful follow the steps of fast."""
 
 
