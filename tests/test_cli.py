@@ -1666,7 +1666,8 @@ def test_the_whole_path_with_the_installed_command(
     places = [f"{tiny_slide}@200,200", f"{tiny_slide}@550,300"]
     found = call("invert", "gan", *places, "--steps", 5, "--classifier", "clf", "--out", "found")
     (real_a, a), (_, b) = (item["files"] for item in found["images"])
-    flipped = call("flip", "gan", a, "--to", "stroma", "--classifier", "clf", "--out", "flipped")
+    (other,) = {"epithelium", "stroma"} - {found["images"][0]["label"]}
+    flipped = call("flip", "gan", a, "--to", other, "--classifier", "clf", "--out", "flipped")
     between = call("interpolate", "gan", a, b, "--frames", 3, "--out", "between")
     flip = flipped["images"][0]["file"]
     maps = call("gradcam", "clf", real_a, a, flip, "--target", "stroma", "--out", "maps")

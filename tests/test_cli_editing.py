@@ -15,6 +15,7 @@ from PIL import Image
 
 from napari_histolatent._pictures import open_picture, save_picture
 from napari_histolatent.cli import run_command
+from napari_histolatent.training import load
 from tests.jobs.tiny import CLASSIFIER, GAN, one_thread, trained
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def test_the_methods(
 def test_a_blank_tile_and_one_of_another_stain_are_remarked_on(
     run: Callable[..., Any], models: Models, tmp_path: Path
 ) -> None:
-    save_picture(tmp_path / "blank.png", np.full((32, 32, 3), 250, np.uint8), {})
+    save_picture(tmp_path / "blank.png", np.full((32, 32, 3), 250, np.uint8), {"mpp": 1.0})
     green = np.random.default_rng(0).normal((40, 160, 60), 15, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-    save_picture(tmp_path / "green.png", green, {})
+    save_picture(tmp_path / "green.png", green, {"mpp": 1.0})
     images = [tmp_path / "blank.png", tmp_path / "green.png"]
     options = ["--method", "fast", "--steps", 1, "--label", "stroma"]
     code, report, err = run("invert", models.gan, *images, *options, "--out", tmp_path / "o")
@@ -183,6 +184,63 @@ def test_a_flip_below_the_error_says_so(run: Callable[..., Any], models: Models,
     assert item["effect"]["is_below_error"]
     assert "changes less (RMSE" in item["remarks"][-1]
     assert "changes less (RMSE" in err
+
+
+def test_a_flip_to_the_class_a_tile_already_has_is_told(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    """The first two samples are of epithelium and of stroma."""
+    first, second = models.tiles[:2]
+    words = "sample_0000 is drawn as epithelium already, so a flip to epithelium would change nothing; flip it to stroma"
+    for arguments in (["flip", models.gan, first], ["interpolate", models.gan, first]):
+        code, report, err = run(*arguments, "--to", "epithelium", "--out", tmp_path / "o")
+        assert (code, report, len(err.strip().splitlines())) == (2, {}, 1)
+        assert words in err
+    assert not (tmp_path / "o").exists()
+    # Of several tiles the others are flipped.
+    code, report, err = run("flip", models.gan, first, second, "--to", "epithelium", "--out", tmp_path / "p")
+    assert code == 3
+    assert [Path(name).name for name in report["files"]] == ["sample_0001_flip_epithelium.png"]
+    assert words in report["failed"][0]
+    assert f"Left out: {words}" in err
+
+
+def test_a_flip_to_the_class_that_is_searched_is_refused_before_the_search(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    options = ["--label", "stroma", "--to", "stroma", "--out", tmp_path / "o"]
+    for command in ("flip", "interpolate"):
+        code, _, err = run(command, models.gan, models.plain, *options)
+        assert code == 2
+        assert "A tile of the class stroma flipped to stroma would stay as it is; give another class" in err
+        assert "searched, RMSE" not in err
+    # A picture that knows its point has a class of its own.
+    assert run("flip", models.gan, models.tiles[0], *options)[0] == 0
+
+
+def test_a_flip_of_what_the_classifier_sees_so_already_is_told(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    ways = (("epithelium", "stroma"), ("stroma", "epithelium"))
+    for own, to in ways:
+        options = ["--label", own, "--to", to, "--method", "fast", "--classifier", models.classifier]
+        code, report, err = run("flip", models.gan, models.plain, *options, "--out", tmp_path / to)
+        (item,) = report["images"]
+        words = f"To the classifier this is no flip: it sees the tile as {to} already"
+        is_seen_so = item["probability_real"][to] > 0.5
+        assert (code, words in err) == (0, is_seen_so)
+        assert any(words in said for said in item["remarks"]) is is_seen_so
+
+
+def test_two_tiles_whose_searches_have_one_name_are_two_files(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    shutil.copy(models.tiles[0], tmp_path / "plain_reconstruction.png")
+    images = [models.plain, tmp_path / "plain_reconstruction.png"]
+    options = ["--to", "stroma", "--label", "epithelium", "--method", "fast", "--out", tmp_path / "o"]
+    code, report, _ = run("flip", models.gan, *images, *options)
+    assert code == 0
+    assert len(set(report["files"])) == len(list((tmp_path / "o").glob("*.png"))) == 2
 
 
 # interpolate
@@ -275,6 +333,30 @@ def test_gradcam_of_a_layer_in_other_colours(run: Callable[..., Any], models: Mo
     assert (pictures["ember"] != pictures["jet"]).any()
 
 
+def test_gradcam_of_pictures_of_one_place_tells_how_much_they_agree(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.png"
+    shutil.copyfile(models.tiles[0], again)
+    arguments = [
+        "gradcam",
+        models.classifier,
+        *models.tiles,
+        again,
+        "--target",
+        "stroma",
+        "--out",
+        tmp_path / "maps",
+    ]
+    code, report, _ = run(*arguments)
+    assert code == 0
+    told = [item for item in report["consistency"] if item["images"] == [str(models.tiles[0]), str(again)]]
+    assert len(told) == 1
+    assert told[0]["consistency"]["centroid_distance"]["value"] in (0, None)
+    code, report, _ = run("gradcam", models.classifier, models.plain, "--out", tmp_path / "alone")
+    assert (code, report["consistency"]) == (0, [])
+
+
 # What the user can mend
 
 
@@ -362,3 +444,93 @@ def test_a_checkpoint_that_was_deleted_is_one_sentence(
     code, _, err = run("flip", tmp_path / "gan", models.tiles[0], "--to", "stroma", "--out", tmp_path / "o")
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+# Tiles and classifiers of another pixel size
+
+
+def with_mpp(checkpoint_run: Path, to: Path, mpp: float) -> Path:
+    """Return a copy of a run whose checkpoint says another pixel size."""
+    shutil.copytree(checkpoint_run, to)
+    for path in (to / "checkpoints").glob("*/checkpoint.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"mpp": mpp}))
+    return to
+
+
+def test_a_picture_of_another_size_is_resampled_and_that_is_said(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    with Image.open(models.plain) as image:
+        image.resize((112, 112)).save(tmp_path / "large.png")
+    options = ["--method", "s1", "--steps", 1, "--label", "stroma", "--out", tmp_path / "o"]
+    code, report, err = run("invert", models.gan, tmp_path / "large.png", *options)
+    assert code == 0
+    (said,) = (sentence for sentence in report["images"][0]["remarks"] if "pixel size" in sentence)
+    assert said.endswith(
+        "taken to show as much tissue as one of the model's tiles (32 µm across), resampled from 112 to 32 px."
+    )
+    assert err.count(said) == 1
+    assert open_picture(Path(report["images"][0]["files"][0]))[0].shape == (32, 32, 3)
+    code, report, err = run("gradcam", models.classifier, tmp_path / "large.png", "--out", tmp_path / "g")
+    assert (code, report["images"][0]["remarks"]) == (0, [said])
+    assert said in err
+
+
+def test_a_tile_at_the_rim_of_a_slide_of_another_pixel_size_says_both(
+    run: Callable[..., Any], models: Models, tiny_slide: Path, tmp_path: Path
+) -> None:
+    options = ["--slide-mpp", 0.3, "--method", "s1", "--steps", 1, "--label", "stroma", "--out", tmp_path]
+    code, report, err = run("invert", models.gan, f"{tiny_slide}@20,300", *options)
+    assert code == 0
+    off, resampled = report["images"][0]["remarks"][:2]
+    assert off == "31% of the tile at x=20, y=300 lies off tiny.tiff and is background."
+    assert resampled == "The tile was resampled from 0.6 to the model's 1 µm per px."
+    assert off in err
+    assert resampled in err
+
+
+def test_a_classifier_of_another_pixel_size_is_shown_tiles_resampled_and_that_is_said(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    finer = with_mpp(models.classifier, tmp_path / "finer", 0.5)
+    words = "The classifier is shown the middle 16 µm of tiles of 32 µm, resampled from 1 to 0.5 µm per px."
+    options = ["--classifier", finer, "--out", tmp_path / "o"]
+    searches = ["--method", "s1", "--steps", 1, "--label", "stroma"]
+    code, report, err = run("invert", models.gan, models.tiles[0], *searches, *options)
+    assert (code, err.count(words)) == (0, 1)
+    assert report["images"][0]["probability_real"]
+    run("library", "add", tmp_path / "lib", models.tiles[0], "--name", "a")
+    code, _, err = run("arithmetic", models.gan, "a", "--library", tmp_path / "lib", *options)
+    assert (code, err.count(words)) == (0, 1)
+
+
+def test_a_classifier_of_pixels_too_far_apart_is_refused_before_any_search(
+    run: Callable[..., Any], models: Models, tmp_path: Path
+) -> None:
+    coarser = with_mpp(models.classifier, tmp_path / "coarser", 4.5)
+    options = ["--classifier", coarser, "--out", tmp_path / "o"]
+    for arguments in (
+        ["invert", models.gan, models.plain],
+        ["flip", models.gan, models.plain, "--to", "stroma"],
+    ):
+        code, _, err = run(*arguments, *options)
+        assert code == 2
+        assert "trained on 4.5 µm per px, the generator has 1, more than 4 times apart" in err
+        assert "searched, RMSE" not in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_search_that_leaves_the_numbers_is_one_sentence(
+    run: Callable[..., Any], models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load.load_generator(models.gan, device="cpu")
+    network: Any = loaded.network
+    for parameter in network.parameters():
+        parameter.data.fill_(float("nan"))
+    monkeypatch.setattr(load, "load_generator", lambda *_, **__: loaded)
+    options = ["--method", "fast", "--steps", 1, "--label", "stroma", "--out", tmp_path / "o"]
+    code, _, err = run("invert", models.gan, models.plain, *options)
+    assert code == 2
+    (line,) = (line for line in err.splitlines() if line.startswith("Error: "))
+    assert line == "Error: The reverse search diverged (its error is no longer a number); try another seed."
+    assert not (tmp_path / "o").exists()

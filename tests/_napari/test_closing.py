@@ -12,6 +12,7 @@ from napari_histolatent._napari._layers import slide_layer, world_of
 from napari_histolatent._napari._session import session_of
 from napari_histolatent._napari._workers import thread_pool
 from napari_histolatent._napari.widgets import train_binding
+from napari_histolatent.jobs import edits
 from napari_histolatent.runs import Run
 from tests._napari.helpers import add, click
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_histolatent.slides import Slide
-    from tests._napari.conftest import Trained
+    from tests._napari.conftest import Endless, Trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +80,37 @@ def test_closed_docks_hear_no_click_and_watch_no_run(
     assert not run.stop_requested
     assert run.status().state == "starting", "the run goes on"
     (run.path / "owner.json").unlink()
+
+
+@pytest.mark.gui
+def test_a_window_that_is_closed_ends_the_reverse_search(
+    make_napari_viewer: Callable[..., Any],
+    npe2pm: Any,
+    qtbot: Any,
+    slide: Slide,
+    listed: Trained,
+    endless: Endless,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search(*_: Any, should_stop: Callable[[], bool], **__: Any) -> list[None]:
+        endless.wait(should_stop)
+        return [None]
+
+    monkeypatch.setattr(edits, "reverse_search", search)
+    with npe2pm.tmp_plugin(manifest=ROOT / "napari.yaml"):
+        viewer = make_napari_viewer()
+        add(viewer, slide_layer(slide))
+        _, view = viewer.window.add_plugin_dock_widget("napari-histolatent", "Edit")
+        edit = view.binding
+        qtbot.waitUntil(lambda: edit.models is not None, timeout=60_000)
+        view.pick_button.click()
+        click(viewer, world_of((120.5, 200.5), slide.info))
+        qtbot.waitUntil(lambda: edit._state.tile is not None and view.search_button.isEnabled())
+        view.search_button.click()
+        qtbot.waitUntil(endless.entered.is_set)
+    # The plugin has gone by now: npe2 would tell a window that is closed.
+    viewer.window._qt_window._save_current_window_settings = lambda: None
+    viewer.close()
+    qtbot.waitUntil(endless.stopped.is_set)
+    assert errors == []

@@ -101,7 +101,7 @@ def test_an_edit_by_the_mouse_alone(
     assert abs(tile.centre[0] - PLACE_XY[0]) < 8, "the tile under the click"
 
     press(qtbot, dock, dock.search_button)
-    qtbot.waitUntil(lambda: dock.search_note.text().startswith("Found by faithful"), timeout=60_000)
+    qtbot.waitUntil(lambda: "Found by faithful" in dock.search_note.text(), timeout=60_000)
     ready(qtbot, dock)
     assert dock.badge.isVisibleTo(dock)
     edit = window.layers["SYNTHETIC edit"]
@@ -121,9 +121,9 @@ def test_an_edit_by_the_mouse_alone(
     heatmap = next(layer for layer in window.layers if layer.name.startswith("Grad-CAM edit"))
     assert heatmap.visible
     press(qtbot, dock, dock.heatmap_check)
-    assert heatmap not in window.layers
+    assert not heatmap.visible
     press(qtbot, dock, dock.heatmap_check)
-    assert any(layer.name.startswith("Grad-CAM edit") for layer in window.layers)
+    assert heatmap.visible
 
     dock.ensureWidgetVisible(dock.wipe_slider)
     press(qtbot, dock, dock.wipe_slider, at=0.9)

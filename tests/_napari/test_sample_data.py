@@ -153,13 +153,12 @@ def test_a_slide_being_drawn_shows_how_far_it_is(window: Any, qtbot: Any) -> Non
     bars = progress._all_instances
     before = set(bars)
     with rows.shown("Drawing"):
-        qtbot.wait(300)
-        assert set(bars) == before  # nothing to draw yet
-        rows(3, 8)
         qtbot.waitUntil(lambda: len(set(bars) - before) == 1)
         (bar,) = set(bars) - before
-        assert (bar.total, bar.desc) == (8, "Drawing")
+        assert (bar.n, bar.desc) == (0, "Drawing"), "how many rows there are is not known yet"
+        rows(3, 8)
         qtbot.waitUntil(lambda: bar.n == 3)
+        assert bar.total == 8
         rows(7, 8)
         qtbot.waitUntil(lambda: bar.n == 7)
     assert set(bars) == before

@@ -40,6 +40,17 @@ def test_else_the_one_that_the_training_names(
     assert said == f"Probabilities are those of the classifier {path}."
 
 
+def test_one_of_pixels_too_far_apart_is_taken_only_where_it_is_named_and_then_refused(
+    generator: LoadedGenerator, classifier: LoadedClassifier
+) -> None:
+    path = classifier.checkpoint.path
+    finer = with_judge(generator, str(path))
+    finer = replace(finer, checkpoint=replace(finer.checkpoint, mpp=0.2))
+    assert companions.classifier_for(finer, device="cpu") == (None, None)
+    with pytest.raises(UserError, match=r"the generator has 0\.2, more than 4 times apart"):
+        companions.classifier_for(finer, path, device="cpu")
+
+
 def test_one_that_is_gone_or_knows_other_classes_is_nobodys_fault(
     generator: LoadedGenerator, classifier: LoadedClassifier
 ) -> None:

@@ -300,6 +300,23 @@ def test_a_generator_without_classes_cannot_flip(generator: LoadedGenerator, pai
         edits.flip_tile(without, pair[0], to="stroma")
 
 
+def test_a_flip_to_the_tiles_own_class_is_refused(
+    generator: LoadedGenerator, pair: list[Tile], found: edits.ReverseSearch
+) -> None:
+    """`pair` is one vector in both classes, `found` was searched as stroma."""
+    for tile, own, other in (
+        (pair[0], "epithelium", "stroma"),
+        (found.reconstruction, "stroma", "epithelium"),
+    ):
+        said = f"{tile.name} is drawn as {own} already, so a flip to {own} would change nothing; flip it to {other}, "
+        for flip in (edits.flip_tile, edits.flip):
+            with pytest.raises(UserError, match=said):
+                flip(generator, tile, to=own)
+    assert pair[0].point is not None
+    between = replace(pair[0], point=replace(pair[0].point, class_weights=(0.9, 0.1)))
+    assert edits.flip_tile(generator, between, to="epithelium").point is not None, "a blend has a way to go"
+
+
 def test_a_tile_whose_tuned_weights_are_lost_is_not_drawn_as_another(
     generator: LoadedGenerator, found: edits.ReverseSearch
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_histolatent.errors import DatasetError, UserError
-from napari_histolatent.jobs.neighbours import KnownPatches, known_to
+from napari_histolatent.jobs.neighbours import KnownPatches, has_dataset, known_to
 from napari_histolatent.patches import PatchDataset
 
 if TYPE_CHECKING:
@@ -64,3 +64,7 @@ def test_the_dataset_is_the_one_of_the_run_else_the_one_that_is_named(
         known_to(alone)
     with pytest.raises(DatasetError, match="nowhere"):
         known_to(alone, Path("/nowhere"))
+    assert has_dataset(generator, "/nowhere")
+    assert has_dataset(alone, tiny_dataset)
+    assert not has_dataset(alone)
+    assert not has_dataset(alone, Path("/nowhere"))

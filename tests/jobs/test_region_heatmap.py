@@ -229,8 +229,8 @@ def test_settings_that_are_not_possible_are_refused(changes: dict[str, Any]) -> 
         RegionHeatmapConfig(target="stroma", **changes)
 
 
-def test_a_garbled_run_is_refused(tiny_slide: Path, tmp_path: Path) -> None:
-    run = new_region_heatmap(tiny_slide, "classifier", BOX, EPITHELIUM, out=tmp_path / "run")
+def test_a_garbled_run_is_refused(tiny_slide: Path, classifier: LoadedClassifier, tmp_path: Path) -> None:
+    run = new_region_heatmap(tiny_slide, classifier.checkpoint.path, BOX, EPITHELIUM, out=tmp_path / "run")
     description = json.loads((run.path / "run.json").read_text())
     description["spec"]["box"] = [1, 2, 3]
     (run.path / "run.json").write_text(json.dumps(description))

@@ -11,6 +11,7 @@ from napari_histolatent.jobs.seeing import (
     heatmaps_of,
     probabilities_of,
     remarks_on,
+    require_match,
     require_same_classes,
     view_of,
 )
@@ -103,3 +104,31 @@ def test_other_classes_are_refused_and_both_models_named(
         assert str(checkpoint.path) in str(caught.value)
     without = replace(generator, checkpoint=replace(generator.checkpoint, classes=()))
     require_same_classes(without, other)
+
+
+def test_a_pixel_size_that_the_classifiers_card_assumes_is_called_so(classifier: LoadedClassifier) -> None:
+    assumed = replace(classifier, checkpoint=replace(classifier.checkpoint, metrics={"mpp_is_assumed": True}))
+    (said,) = remarks_on(assumed, [tile(64, 0.5)])
+    assert said.endswith("resampled from 0.5 to 1 µm per px, which its card assumes.")
+
+
+@pytest.mark.parametrize(
+    ("mpp", "words"), [(1.0, None), (4.0, None), (0.25, None), (4.2, "4.2, more than 4")]
+)
+def test_a_classifier_of_pixels_too_far_apart_is_no_match(
+    generator: LoadedGenerator, classifier: LoadedClassifier, mpp: float, words: str | None
+) -> None:
+    given = replace(generator, checkpoint=replace(generator.checkpoint, mpp=mpp))
+    if words is None:
+        require_match(given, classifier)
+        return
+    with pytest.raises(UserError, match=f"trained on 1 µm per px, the generator has {words}"):
+        require_match(given, classifier)
+
+
+def test_a_classifier_of_other_classes_is_no_match(
+    generator: LoadedGenerator, classifier: LoadedClassifier
+) -> None:
+    other = replace(classifier, checkpoint=replace(classifier.checkpoint, classes=("tumour", "stroma")))
+    with pytest.raises(UserError, match="knows the classes"):
+        require_match(generator, other)

@@ -48,6 +48,25 @@ def test_main_directions_change_the_images_more_than_chance(generator: LoadedGen
     assert all(item.synthetic for item in ends)
 
 
+def test_the_making_of_directions_stops_between_batches_of_images(generator: LoadedGenerator) -> None:
+    for make in (
+        lambda **options: steering.main_directions(generator, 1, samples=200, **options),
+        lambda **options: steering.direction_of_measure(generator, "haematoxylin", n=200, **options),
+    ):
+        told: list[tuple[int, int]] = []
+        with pytest.raises(UserError, match="was stopped"):
+            make(
+                on_progress=lambda done, total, told=told: told.append((done, total)),
+                should_stop=lambda told=told: len(told) == 2,
+            )
+        assert told == [(64, 200), (128, 200)]
+
+
+def test_samples_in_batches_do_not_repeat(generator: LoadedGenerator) -> None:
+    tiles = steering._samples(generator, 130, "stroma", 0, None, None)
+    assert len({tile.point.values for tile in tiles if tile.point}) == 130
+
+
 def test_a_tile_without_a_point_cannot_be_steered(generator: LoadedGenerator) -> None:
     (tile,) = edits.sample_tiles(generator, 1, label="stroma", seed=4)
     (direction,) = steering.main_directions(generator, 1, samples=30)

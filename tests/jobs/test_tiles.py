@@ -138,10 +138,73 @@ def test_a_file_whose_name_looks_like_a_place_is_a_file(tmp_path: Path, pixels: 
 
 
 @pytest.mark.parametrize("size", [(63, 64), (64, 32), (128, 128)])
-def test_another_size_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
-    Image.new("RGB", size).save(tmp_path / "a.png")
+def test_another_size_at_the_models_pixel_size_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = save_picture(tmp_path / "a.png", np.zeros((size[1], size[0], 3), np.uint8), {"mpp": 0.5})
     with pytest.raises(UserError, match=rf"{size[0]} x {size[1]} px, the model takes 64 x 64 px"):
-        open_tile(str(tmp_path / "a.png"), size_px=64, mpp=0.5)
+        open_tile(str(path), size_px=64, mpp=0.5)
+
+
+# a picture, or a model, that does not state its pixel size
+
+
+def test_a_plain_picture_of_another_size_is_taken_as_one_tile(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    path = str(tmp_path / "a.png")
+    Image.fromarray(pixels).save(path)
+    tile = open_tile(path, size_px=32, mpp=2.0)
+    blocks = pixels.reshape(32, 2, 32, 2, 3).astype(float).mean(axis=(1, 3))
+    np.testing.assert_allclose(tile.pixels, blocks, atol=1)
+    assert tile.mpp is None
+    supposed = f"{path} does not state its pixel size, so all of it is taken to show as much tissue as one of the model's tiles"
+    assert tile.remarks == (f"{supposed} (64 µm across), resampled from 64 to 32 px.",)
+    (said,) = open_tile(path, size_px=64, mpp=2.0, mpp_is_assumed=True).remarks
+    assert said == f"{supposed} (128 µm across, as its card assumes)."
+
+
+def test_where_the_model_does_not_state_its_pixel_size_that_is_said(
+    tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    path = str(save_picture(tmp_path / "a.png", pixels, {"mpp": 0.5}))
+    tile = open_tile(path, size_px=32, mpp=None)
+    assert tile.mpp == 1.0, "that of its pixels now"
+    (said,) = tile.remarks
+    assert said.startswith(
+        f"The model does not say from what pixel size it learnt, so all of {path} is taken"
+    )
+    assert said.endswith("as one of the model's tiles, resampled from 64 to 32 px.")
+
+
+def test_of_what_a_model_drew_nothing_is_supposed(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
+    path = save_picture(tmp_path / "a.png", pixels, {"synthetic": True, "mpp": None})
+    assert open_tile(str(path), size_px=64, mpp=2.0).remarks == ()
+    assert "resampled from 64 to 32 px" in open_tile(str(path), size_px=32, mpp=2.0).remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((300, 200), "300 x 200 px, the model takes a square; cut it to one"),
+        ((64, 63), "64 x 63 px, the model takes a square"),
+        (
+            (132, 132),
+            "132 x 132 px of unknown pixel size, the model takes 32 x 32 px, more than 4 times apart",
+        ),
+        ((7, 7), "more than 4 times apart; scale it to that size if it shows as much tissue"),
+    ],
+)
+def test_what_cannot_be_one_tile_is_refused(tmp_path: Path, size: tuple[int, int], words: str) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=words):
+        open_tile(str(tmp_path / "a.png"), size_px=32, mpp=2.0)
+
+
+def test_scanners_that_miss_a_round_pixel_size_by_little_are_not_refused(tmp_path: Path) -> None:
+    path = save_picture(tmp_path / "a.png", np.zeros((256, 256, 3), np.uint8), {"mpp": 0.499})
+    assert open_tile(str(path), size_px=64, mpp=2.0).pixels.shape == (64, 64, 3)
+    path = save_picture(tmp_path / "b.png", np.zeros((512, 512, 3), np.uint8), {"mpp": 0.25})
+    with pytest.raises(UserError, match=r"has 0\.25 µm per px, the model takes 2, more than 4 times apart"):
+        open_tile(str(path), size_px=64, mpp=2.0)
 
 
 def test_another_pixel_size_is_resampled_by_area(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -181,7 +244,7 @@ def test_pixel_sizes_more_than_four_times_apart_are_refused(
 ) -> None:
     path = save_picture(tmp_path / "a.png", pixels, {"mpp": own})
     if refused:
-        with pytest.raises(UserError, match="more than can be resampled"):
+        with pytest.raises(UserError, match=r"more than 4 times apart; .* \(histolatent region --mpp 1\)"):
             open_tile(str(path), size_px=round(64 * own), mpp=1.0)
     else:
         assert open_tile(str(path), size_px=round(64 * own), mpp=1.0).pixels.shape[0] == round(64 * own)
@@ -252,6 +315,51 @@ def test_a_model_without_a_pixel_size_cuts_level_0_and_says_so(slide_of: Callabl
     pixels = np.full((64, 64, 3), (200, 120, 170), np.uint8)
     (said,) = cut_tile(slide_of(pixels, mpp=(0.25, 0.25)), (32, 32), size_px=32, mpp=None).remarks
     assert "does not say from what pixel size it learnt; the tile is cut at level 0, 0.25" in said
+
+
+def test_where_neither_pixel_size_is_known_that_is_said(slide_of: Callable[..., Slide]) -> None:
+    pixels = np.full((64, 64, 3), (200, 120, 170), np.uint8)
+    (said,) = cut_tile(slide_of(pixels), (32, 32), size_px=32, mpp=None).remarks
+    assert said.startswith(
+        "array.tiff does not state its pixel size; the tile is cut at level 0 and taken to"
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (0.5, "The tile was resampled from 0.5 to the model's 2 µm per px."),
+        (
+            0.25,
+            "The tile was resampled from 0.25 to the model's 2 µm per px.",
+        ),  # 8 times: the slide has the detail
+        (8.0, "The tile was resampled from 8 to the model's 2 µm per px."),
+        (2.02, None),
+    ],
+)
+def test_a_tile_of_another_pixel_size_than_any_level_says_so(
+    slide_of: Callable[..., Slide], own: float, said: str | None
+) -> None:
+    slide = slide_of(np.full((200, 200, 3), (200, 120, 170), np.uint8), mpp=(own, own))
+    tile = cut_tile(slide, (100, 100), size_px=16, mpp=2.0)
+    assert tile.remarks == ((said,) if said else ())
+    assert tile.mpp == pytest.approx(2.0, rel=0.02)
+
+
+def test_a_level_of_the_models_pixel_size_is_read_as_it_is_stored(slide_of: Callable[..., Slide]) -> None:
+    levels = [np.full((n, n, 3), (200, 120, 170), np.uint8) for n in (400, 100)]
+    slide = slide_of(*levels, mpp=(0.499, 0.499))
+    assert cut_tile(slide, (200, 200), size_px=16, mpp=2.0).remarks == ()
+    (said,) = cut_tile(slide, (200, 200), size_px=16, mpp=3.0, mpp_is_assumed=True).remarks
+    assert said == "The tile was resampled from 2 to the model's 3 µm per px, which its card assumes."
+
+
+def test_a_slide_that_is_too_coarse_is_refused(slide_of: Callable[..., Slide]) -> None:
+    slide = slide_of(np.full((64, 64, 3), (200, 120, 170), np.uint8), mpp=(8.5, 8.5))
+    with pytest.raises(
+        UserError, match=r"array\.tiff has 8\.5 µm per px at its finest, the model takes 2, more"
+    ):
+        cut_tile(slide, (32, 32), size_px=32, mpp=2.0)
 
 
 def test_a_resampled_picture_says_so(tmp_path: Path, pixels: NDArray[np.uint8]) -> None:

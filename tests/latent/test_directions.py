@@ -162,3 +162,16 @@ GOOD: dict[str, Any] = {"name": "a", "vector": [0.6, 0.8], "kind": "boundary", "
 def test_garbage_is_refused(garbage: Any) -> None:
     with pytest.raises(UserError, match=r"^This is not a direction"):
         Direction.from_json(garbage)
+
+
+def test_fits_stop_when_nobody_waits_any_more() -> None:
+    group, values, asked = points(40), np.arange(40.0), []
+    for make in (
+        lambda stop: along_measure("m", group, values, feature="x", should_stop=stop),
+        lambda stop: components("c", group, 1, features=values[:, None], should_stop=stop),
+        lambda stop: boundary("b", group, points(40, shift=2, seed=1), should_stop=stop),
+    ):
+        asked.clear()
+        with pytest.raises(UserError, match="was stopped"):
+            make(lambda: asked.append(1) or len(asked) == 3)
+        assert len(asked) == 3

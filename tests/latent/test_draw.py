@@ -9,7 +9,9 @@ import torch
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.latent import LatentPoint, class_vector, flipped, random_points
-from napari_histolatent.latent.draw import draw, drawn_float, latents_of
+from napari_histolatent.latent import draw as drawing
+from napari_histolatent.latent.draw import draw, drawn_float, latents_of, tuned_copy
+from napari_histolatent.latent.tuned import TunedWeights
 from napari_histolatent.models.images import to_pixels
 
 if TYPE_CHECKING:
@@ -96,3 +98,33 @@ def test_offsets_of_another_generator_are_refused(generator: Generator) -> None:
         UserError, match=r"offsets for 9 layers of 6 numbers, the generator has 4 of 6; search"
     ):
         draw(generator, [point, wrong], device=CPU)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_what_is_drawn_often_is_drawn_by_the_folded_copy(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch, folds: bool
+) -> None:
+    folded: list[object] = []
+    monkeypatch.setattr(drawing, "kept_folded", lambda network: folded.append(network) or network)
+    draw(generator, points_of(2), device=CPU, folds=folds)
+    assert folded == ([generator] if folds else [])
+
+
+def tuned(generator: Generator, by: float) -> TunedWeights:
+    state = {name: value.detach().numpy() + by for name, value in generator.named_parameters()}
+    return TunedWeights.of(state, checkpoint_digest="d")
+
+
+def test_a_tuned_copy_is_made_once_for_all_its_pictures(generator: Generator) -> None:
+    first, second, third = (tuned(generator, by) for by in (0.01, 0.02, 0.03))
+    copy = tuned_copy(generator, first)
+    assert tuned_copy(generator, tuned(generator, 0.01)) is copy, "by its weights"
+    expected = draw(first.applied(generator), points_of(3), device=CPU, folds=False)
+    np.testing.assert_allclose(draw(copy, points_of(3), device=CPU).astype(int), expected, atol=1)
+    tuned_copy(generator, second)
+    assert tuned_copy(generator, first) is copy, "going back and forth between two"
+    tuned_copy(generator, third)
+    assert tuned_copy(generator, first) is copy
+    assert tuned_copy(generator, second) is not copy
+    tuned_copy(generator, third)
+    assert tuned_copy(generator, first) is not copy, "of many, the newest are kept"

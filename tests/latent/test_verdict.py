@@ -53,7 +53,9 @@ GOOD = Measures(0.5, "stroma", "stroma")
 def test_figures_like_those_of_most_held_out_tiles_are_trusted() -> None:
     verdict, reasons = verdict_of(inversion(), GOOD, calibration())
     assert verdict == "trust"
-    assert reasons == ("All that was measured is as of 90 % of 100 held-out tiles.",)
+    assert reasons == (
+        "Everything measured is as good as in nine of ten of 100 real tiles that the model was tested on.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,18 @@ def test_another_class_in_the_reconstruction_calls_for_caution() -> None:
     assert reasons == ("The classifier sees stroma in the tile and fat in its reconstruction.",)
     worse = verdict_of(inversion(rmse=3.0), Measures(0.5, "stroma", "fat"), calibration())
     assert (worse[0], len(worse[1])) == ("outside", 2)
+
+
+def test_a_class_that_often_differs_is_told_and_does_not_count() -> None:
+    other = Measures(0.5, "stroma", "fat", classifier_digest="c")
+    often = calibration(classifier_digest="c", class_agreement=0.66)
+    verdict, reasons = verdict_of(inversion(), other, often)
+    assert verdict == "trust"
+    assert reasons[1:] == (
+        "The classifier sees stroma in the tile and fat in its reconstruction; that is so in 34 % of held-out tiles and does not count.",
+    )
+    assert verdict_of(inversion(), replace(other, classifier_digest="another"), often)[0] == "caution"
+    assert verdict_of(inversion(), other, replace(often, class_agreement=0.95))[0] == "caution"
 
 
 def test_what_was_not_measured_is_passed_over() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 
-from napari_histolatent.models import build_gan
-from napari_histolatent.models.folding import SAME, folded
+from napari_histolatent.models import build_gan, folding
+from napari_histolatent.models.folding import SAME, folded, kept_folded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,3 +146,39 @@ def test_a_generator_that_is_no_module_is_left_alone() -> None:
 
     plain = Plain()
     assert folded(plain) is plain  # type: ignore[type-var]
+
+
+def test_a_network_is_folded_once_by_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, calls, real = generator("modern"), [], folded
+    monkeypatch.setattr(folding, "folded", lambda item: calls.append(item) or real(item))
+    with ThreadPoolExecutor(4) as threads:
+        copies = set(threads.map(kept_folded, [net] * 8))
+    assert len(calls) == len(copies) == 1
+    assert not norms_of(copies.pop())
+
+
+def test_a_network_that_changed_is_folded_anew() -> None:
+    net = generator("s1")
+    before, w = kept_folded(net), latents(net)
+    with torch.no_grad():
+        next(net.parameters()).mul_(1.5)
+        after = kept_folded(net)
+        assert after is not before
+        torch.testing.assert_close(after.synthesize(w), net.synthesize(w), rtol=0, atol=SAME)
+        norms_of(net)[0].running_mean.add_(1)
+        torch.testing.assert_close(kept_folded(net).synthesize(w), net.synthesize(w), rtol=0, atol=SAME)
+
+
+def test_a_network_that_learns_or_lies_elsewhere_draws_for_itself() -> None:
+    net = generator("s1")
+    assert kept_folded(net.train()) is net
+    elsewhere = net.eval().to("meta")
+    assert kept_folded(elsewhere) is elsewhere
+
+
+def test_a_folded_copy_goes_with_its_network() -> None:
+    net = generator("s1")
+    ends = weakref.ref(net), weakref.ref(kept_folded(net))
+    del net
+    gc.collect()
+    assert [end() for end in ends] == [None, None]

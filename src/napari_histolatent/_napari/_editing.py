@@ -74,7 +74,7 @@ def runs_with_models() -> tuple[list[ModelRun], list[ModelRun]]:
             caption = f"{path.name} ({run.status().state})"
             found[run.kind].append(ModelRun(run.kind, str(path), newest.path.name, newest.classes, caption))
     generators = [*found["train"], *_of_package("train", {GENERATOR: "lung generator"})]
-    judges = {ROBUST_JUDGE: "lung classifier, by structure", COLOUR_JUDGE: "lung classifier, by colour too"}
+    judges = {ROBUST_JUDGE: "lung, by structure", COLOUR_JUDGE: "lung, by colour too"}
     return generators, [*found["classifier"], *_of_package("classifier", judges)]
 
 
@@ -94,7 +94,7 @@ def _of_package(kind: str, captions: Mapping[str, str]) -> Iterator[ModelRun]:
         folder = shipped_folder(part)
         if folder is not None:
             checkpoint = Checkpoint.open(folder)
-            said = f"{caption} (comes with the plugin)"
+            said = f"{caption} (built in)"
             yield ModelRun(kind, str(folder), checkpoint.digest, checkpoint.classes, said)
 
 
@@ -126,10 +126,10 @@ def load_models(generator: str, classifier: str | None) -> Models:
     Raises
     ------
     UserError
-        If one cannot be loaded, or they know different classes.
+        If one cannot be loaded, or they know different classes or pixels more than 4 times apart.
     """
     from napari_histolatent.explain import gradcam
-    from napari_histolatent.jobs import edits, stains
+    from napari_histolatent.jobs import edits, seeing, stains
     from napari_histolatent.jobs.calibration import calibration_of
     from napari_histolatent.jobs.companions import encoder_of
     from napari_histolatent.training.load import load_classifier, load_generator
@@ -137,7 +137,7 @@ def load_models(generator: str, classifier: str | None) -> Models:
     drawing = load_generator(generator)
     judge = load_classifier(classifier) if classifier else None
     if judge:
-        edits.require_same_classes(drawing, judge)
+        seeing.require_match(drawing, judge)
     encoder, sentence = encoder_of(drawing)
     remarks = [sentence] if sentence else []
     try:
@@ -146,6 +146,8 @@ def load_models(generator: str, classifier: str | None) -> Models:
         calibration = None
         remarks.append(str(error))
     samples = edits.sample_tiles(drawing, _STAIN_SAMPLES, label=None, seed=0)
+    if judge:
+        remarks += seeing.remarks_on(judge, samples[:1])
     return Models(
         drawing,
         judge,

@@ -206,11 +206,15 @@ def open_and_wait(locations: Sequence[str], *, viewer: Any = None) -> list[Layer
     return [layer for result in results for layer in layers_of(result)]
 
 
-def wait_for(work: Callable[[], Found], description: str) -> Found:
-    """Return `work()`, done in a thread; where there is a window it goes on drawing meanwhile."""
+def wait_for(work: Callable[[], Found], description: str | None) -> Found:
+    """Return `work()`, done in a thread; where there is a window it goes on drawing meanwhile.
+
+    Without a description there is no bar: for work that shows its own. A bar without an end is drawn all the time, and
+    the canvas with it: where software draws, it took four times the processor of the work.
+    """
     if QApplication.instance() is None:
         return work()
-    loop, shown = QEventLoop(), progress(total=0, desc=description)
+    loop, shown = QEventLoop(), progress(total=0, desc=description) if description else None
     results: list[tuple[Any, Exception | None]] = []
     done = _Done()
     done.arrived.connect(loop.quit)
@@ -224,7 +228,8 @@ def wait_for(work: Callable[[], Found], description: str) -> Found:
 
     threading.Thread(target=run, name="histolatent-waited-for", daemon=True).start()
     loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
-    shown.close()
+    if shown is not None:
+        shown.close()
     ((result, error),) = results
     if error is not None:
         raise error

@@ -51,7 +51,7 @@ def generated_slide() -> list[LayerData]:
     """
     rows = _RowsDone()
     with rows.shown("Drawing a synthetic slide"):
-        layers = _layers(lambda: _generated(rows))
+        layers = _layers(lambda: _generated(rows), description=None)
     return _marked(layers)
 
 
@@ -73,9 +73,11 @@ class _RowsDone:
         bars: list[Any] = []
 
         def look() -> None:
-            if self.total and not bars:
-                bars.append(progress(total=self.total, desc=title))
+            if not bars:
+                bars.append(progress(total=self.total or 1, desc=title))
             for bar in bars:
+                if self.total and bar.total != self.total:
+                    bar.total = self.total
                 bar.update(self.done - bar.n)
 
         timer = QTimer()
@@ -95,9 +97,11 @@ def _marked(layers: list[LayerData]) -> list[LayerData]:
     return layers
 
 
-def _layers(get: Callable[[], Path]) -> list[LayerData]:
+def _layers(
+    get: Callable[[], Path], *, description: str | None = "Getting the sample slide"
+) -> list[LayerData]:
     viewer = napari.current_viewer()
-    layers = open_and_wait([str(wait_for(get, "Getting the sample slide"))])
+    layers = open_and_wait([str(wait_for(get, description))])
     if viewer is None:
         return layers
     prepare(viewer)

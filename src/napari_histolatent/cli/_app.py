@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Never
 import typer
 
 import napari_histolatent
-from napari_histolatent.cli import _annotations, _calibration, _demo, _editing, _patches, _slides, _training
+from napari_histolatent.cli import (
+    _annotations,
+    _calibration,
+    _demo,
+    _direction,
+    _editing,
+    _heatmap,
+    _patches,
+    _slides,
+    _training,
+)
 from napari_histolatent.cli._options import messages, write_line
 from napari_histolatent.errors import UserError
 
@@ -20,11 +30,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
 # Without a name, a room's commands stand at the top level; the order here is that of the help.
-for _room in (_demo, _slides, _patches, _training, _calibration, _editing):
+for _room in (_demo, _slides, _patches, _training, _calibration, _editing, _heatmap):
     app.add_typer(_room.app)
 app.add_typer(_annotations.annotations_app, name="annotations")
 app.add_typer(_patches.dataset_app, name="dataset")
 app.add_typer(_training.classifier_app, name="classifier")
+app.add_typer(_direction.direction_app, name="direction")
 
 # typer carries a click of its own, and which one differs from version to version.
 _ClickError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

@@ -28,6 +28,7 @@ from napari_histolatent.cli._tiles import (
     ImagesArgument,
     MethodOption,
     NormaliseOption,
+    PointedTile,
     open_tiles,
     say,
     with_points,
@@ -119,7 +120,7 @@ def invert(
     if dataset is not None:
         _invert_dataset(run, dataset, out, method, split, classifier, options, device, as_json)
         return
-    from napari_histolatent.jobs import edits
+    from napari_histolatent.jobs import edits, seeing
     from napari_histolatent.latent.perceptual import PerceptualDistance
 
     named = images or []
@@ -140,6 +141,8 @@ def invert(
             perceptual=PerceptualDistance(),
             on_step=lambda done, _: progress.update(bar, completed=done),
         )
+    if models.judge:
+        say(*seeing.remarks_on(models.judge, [search.tile for search in searches]))
     verdicts = _verdicts(models, searches)
     reports = [
         _search_report(models, search, verdict, reasons, out, named)
@@ -160,11 +163,12 @@ def invert(
 def _verdicts(models: _Models, searches: Sequence[ReverseSearch]) -> list[tuple[str | None, tuple[str, ...]]]:
     import numpy as np
 
+    from napari_histolatent.jobs import seeing
     from napari_histolatent.jobs.calibration import calibration_of, judged
 
     generator, judge = models.generator, models.judge
-    # It is shown the tiles as they are: one of another size cannot compare the classes.
-    fits = judge is not None and judge.checkpoint.size_px == generator.checkpoint.size_px
+    # It is shown the tiles as they are: one of another size or pixel size cannot compare the classes.
+    fits = judge is not None and not seeing.remarks_on(judge, [search.tile for search in searches])
     found = judged(
         generator,
         np.stack([search.tile.pixels for search in searches]),
@@ -286,6 +290,7 @@ def flip(
     require_classes(generator.checkpoint.classes)
     class_vector(generator.checkpoint.classes, to)  # a wrong name is told before any search
     tiles, failed = open_tiles(generator.checkpoint, images, slide_mpp)
+    _require_change(generator, tiles, label, to)
     ready = with_points(
         generator,
         tiles,
@@ -295,6 +300,8 @@ def flip(
         encoder=models.encoder,
         normalises=normalise_stain,
     )
+    ready, alike = _of_other_class(generator, ready, to)
+    failed += alike
     if judge:
         say(*seeing.remarks_on(judge, [item.drawn for item in ready]))
     reports = []
@@ -304,7 +311,8 @@ def flip(
         chances: Sequence[Any] = edits.probabilities_of(judge, seen) if judge else [None] * 3
         file = save_tile(out, done.after, images)
         weights = save_tuned(out, done.after)
-        say(*(f"{done.after.name}: {sentence}" for sentence in done.effect.sentences))
+        said = [*done.effect.sentences, *_seen_as_already(chances[0] if item.real else None, to)]
+        say(*(f"{done.after.name}: {sentence}" for sentence in said))
         reports.append(
             {
                 "image": item.opened_as,
@@ -313,7 +321,7 @@ def flip(
                 "probability_before": chances[1],
                 "probability_after": chances[2],
                 "effect": done.effect.to_json(),
-                "remarks": [*item.remarks, *done.effect.sentences],
+                "remarks": [*item.remarks, *said],
                 "tuned_weights": str(weights) if weights else None,
             }
         )
@@ -324,6 +332,44 @@ def flip(
     )
     if failed:
         raise typer.Exit(3)
+
+
+def _seen_as_already(chances: dict[str, float] | None, to: str) -> tuple[str, ...]:
+    """Return a sentence where the classifier sees a real tile as the class it is flipped to."""
+    if not chances or max(chances, key=chances.__getitem__) != to:
+        return ()
+    return (
+        f"To the classifier this is no flip: it sees the tile as {to} already (probability {chances[to]:.2f}).",
+    )
+
+
+def _require_change(generator: LoadedGenerator, tiles: Sequence[Tile], label: str | None, to: str) -> None:
+    """Refuse, before any search, a flip of tiles to the very class they are searched in."""
+    from napari_histolatent.jobs import edits
+
+    if label == to and not any(edits.has_point_of(generator, tile) for tile in tiles):
+        msg = f"A tile of the class {to} flipped to {to} would stay as it is; give another class with --to, or another --label."
+        raise UserError(msg)
+
+
+def _of_other_class(
+    generator: LoadedGenerator, ready: Sequence[PointedTile], to: str
+) -> tuple[list[PointedTile], list[str]]:
+    """Return the tiles that a flip changes, and a sentence for each that is of the class already; all is an error."""
+    from napari_histolatent.jobs import edits
+
+    changed, alike = [], []
+    for item in ready:
+        try:
+            edits.require_other_class(generator, item.drawn, to=to)
+        except UserError as error:
+            alike.append(str(error))
+        else:
+            changed.append(item)
+    if not changed:
+        raise UserError(alike[0])
+    say(*(f"Left out: {sentence}" for sentence in alike))
+    return changed, alike
 
 
 @app.command()
@@ -356,6 +402,9 @@ def interpolate(
     ] = "strip",
     fps: Annotated[float, typer.Option(help="Frames a second of a film.")] = 15.0,
     method: MethodOption = "faithful",
+    label: Annotated[
+        str | None, typer.Option(help="Class of the tiles; default: the one that fits best.")
+    ] = None,
     classifier: ClassifierOption = None,
     normalise_stain: NormaliseOption = False,
     slide_mpp: SlideMppOption = None,
@@ -389,8 +438,16 @@ def interpolate(
         require_classes(generator.checkpoint.classes)
         class_vector(generator.checkpoint.classes, to)
     tiles, _ = open_tiles(generator.checkpoint, images, slide_mpp, all_needed=True)
+    if to is not None:
+        _require_change(generator, tiles, label, to)
     ready = with_points(
-        generator, tiles, seed=seed, method=method, encoder=models.encoder, normalises=normalise_stain
+        generator,
+        tiles,
+        seed=seed,
+        method=method,
+        label=label,
+        encoder=models.encoder,
+        normalises=normalise_stain,
     )
     keys = [item.drawn for item in ready]
     if to is not None:
@@ -408,9 +465,13 @@ def interpolate(
     if judge:
         say(*seeing.remarks_on(judge, drawn))
         chances = edits.probabilities_of(judge, drawn)
-    report = _save_path(out, drawn, keys, chances, formats, fps, images)
+    report = _save_path(out, drawn, keys, chances, formats, fps, images) | {
+        "probabilities": chances,
+        "timing": timing or ("even" if to is None else "pixels"),
+        "remarks": [sentence for item in ready for sentence in item.remarks],
+    }
     write_report(
-        report | {"probabilities": chances, "timing": timing or ("even" if to is None else "pixels")},
+        report,
         as_json,
         [f"{frames} SYNTHETIC frames in {out}"],
     )
@@ -470,7 +531,7 @@ def arithmetic(
 
     Example: histolatent arithmetic run "mean(tumour with lumen) - mean(tumour) + mean(healthy)" --library lib --out sum
     """
-    from napari_histolatent.jobs import edits
+    from napari_histolatent.jobs import edits, seeing
     from napari_histolatent.latent.library import Library
 
     models = _models(run, classifier, device)
@@ -480,6 +541,8 @@ def arithmetic(
         raise UserError(msg)
     tile, combination = edits.arithmetic_tile(models.generator, expression, opened, label=label)
     tile = replace(tile, name=f"arithmetic_{file_name_of(expression)[:60]}")
+    if models.judge:
+        say(*seeing.remarks_on(models.judge, [tile]))
     chances = edits.probabilities_of(models.judge, [tile]) if models.judge else [None]
     file = save_tile(out, tile)
     classes = models.generator.checkpoint.classes
@@ -526,13 +589,15 @@ def gradcam(
     from napari_histolatent.explain import overlaid
     from napari_histolatent.explain.heatmap import lookup_table
     from napari_histolatent.jobs import edits
+    from napari_histolatent.jobs.places import compared_places
     from napari_histolatent.training.load import load_classifier
 
     lookup_table(colormap)  # a wrong name is told before anything is opened
     judge = load_classifier(classifier, device=device)
     tiles, failed = open_tiles(judge.checkpoint, images, slide_mpp)
-    reports = []
-    for tile, heatmap in zip(tiles, edits.heatmaps_of(judge, tiles, target=target, layer=layer), strict=True):
+    reports: list[dict[str, Any]] = []
+    heatmaps = edits.heatmaps_of(judge, tiles, target=target, layer=layer)
+    for tile, heatmap in zip(tiles, heatmaps, strict=True):
         facts = edits.heatmap_report(judge, tile, heatmap)
         overlay = unlike(out / f"{file_name_of(tile.name)}_gradcam.png", images)
         figure = overlaid(tile.pixels, heatmap, colormap=colormap)
@@ -541,8 +606,11 @@ def gradcam(
         raw = out / f"{file_name_of(tile.name)}_gradcam.tif"
         with writing_to(out), replacing(raw) as temporary:
             tifffile.imwrite(temporary, heatmap.values, description=json.dumps(provenance))
-        reports.append(facts | {"files": [str(overlay), str(raw)]})
+        reports.append(facts | {"files": [str(overlay), str(raw)], "remarks": list(tile.remarks)})
+    compared = compared_places(tiles, heatmaps)
     lines = [f"{v['image']}: {v['target']} {v['probability']:.2f}, layer {v['layer']}" for v in reports]
-    write_report({"images": reports, "failed": failed}, as_json, lines)
+    lines += [item.words for item in compared]
+    report = {"images": reports, "consistency": [item.to_json() for item in compared], "failed": failed}
+    write_report(report, as_json, lines)
     if failed:
         raise typer.Exit(3)

@@ -68,19 +68,30 @@ def open_tiles(
     failed: list[str] = []
     for image in images:
         try:
-            tile = open_tile(image, size_px=checkpoint.size_px, mpp=checkpoint.mpp, slide_mpp=slide_mpp)
+            tile = open_tile(
+                image,
+                size_px=checkpoint.size_px,
+                mpp=checkpoint.mpp,
+                mpp_is_assumed=bool(checkpoint.metrics.get("mpp_is_assumed")),
+                slide_mpp=slide_mpp,
+            )
         except UserError as error:
             if all_needed:
                 raise
             failed.append(str(error))
             continue
-        # Files are named after their tile: two pictures of one name must not become one.
-        same = sum(other.name.rpartition("~")[0] == tile.name or other.name == tile.name for other in tiles)
-        tiles.append(replace(tile, name=f"{tile.name}~{same + 1}") if same else tile)
+        tiles.append(_named_unlike(tile, tiles))
     if not tiles:
         raise UserError(failed[0])
-    say(*(f"Left out: {sentence}" for sentence in failed), *(said for tile in tiles for said in tile.remarks))
+    remarks = dict.fromkeys(said for tile in tiles for said in tile.remarks)
+    say(*(f"Left out: {sentence}" for sentence in failed), *remarks)
     return tiles, failed
+
+
+def _named_unlike(tile: Tile, others: Sequence[Tile]) -> Tile:
+    """Return a tile named unlike the others: files are named after tiles, and two must not become one."""
+    same = sum(other.name.rpartition("~")[0] == tile.name or other.name == tile.name for other in others)
+    return replace(tile, name=f"{tile.name}~{same + 1}") if same else tile
 
 
 def with_stain_checked(generator: LoadedGenerator, tiles: Sequence[Tile], *, normalises: bool) -> list[Tile]:
@@ -116,12 +127,14 @@ def with_points(
     searches = iter(
         edits.reverse_search(generator, wanting, label=label, seed=seed, method=method, encoder=encoder)
     )
-    ready = []
+    ready: list[PointedTile] = []
     for tile, has in zip(tiles, has_point, strict=True):
+        others = [item.drawn for item in ready]
         if has:
-            ready.append(PointedTile(tile, None, tile.opened_as, tile.remarks))
+            ready.append(PointedTile(_named_unlike(tile, others), None, tile.opened_as, tile.remarks))
             continue
         search = next(searches)
         messages.print(f"{tile.name}: searched, RMSE {search.inversion.rmse:.3f}", markup=False)
-        ready.append(PointedTile(search.reconstruction, search.tile, tile.opened_as, search.tile.remarks))
+        drawn = _named_unlike(search.reconstruction, others)
+        ready.append(PointedTile(drawn, search.tile, tile.opened_as, search.tile.remarks))
     return ready

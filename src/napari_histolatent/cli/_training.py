@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from napari_histolatent._files import digest_of_file
 from napari_histolatent.cli._options import (
@@ -462,8 +463,9 @@ def _launch_and_follow(
                         said.add(warning)
                         messages.print(warning, markup=False, soft_wrap=True)
                 losses = ", ".join(f"{name} {value:.2f}" for name, value in event.losses.items())
+                doing = losses or event.message or event.kind
                 progress.update(
-                    bar, completed=event.step, total=event.steps or None, description=losses or event.kind
+                    bar, completed=event.step, total=event.steps or None, description=escape(doing)
                 )
 
             status = follow(run, on_event=show, offset=offset)
@@ -584,8 +586,18 @@ def _run_facts(run: Run, status: RunStatus) -> dict[str, Any]:
         "kid_space": kid_space(metrics),
         "metrics": metrics,
         "checkpoint": str(run.path / checkpoint) if isinstance(checkpoint, str) else None,
+        "calibration": _calibration_in(run, status),
         "message": status.message,
     } | {key: metrics[key] for key in ("accuracy", "per_class", "n") if key in metrics}
+
+
+def _calibration_in(run: Run, status: RunStatus) -> str | None:
+    """Return the file of the verdict's calibration, if it is the newest checkpoint's."""
+    report, checkpoint = status.data.get("calibration"), status.data.get("checkpoint")
+    path = report.get("calibration") if isinstance(report, dict) else None
+    if not isinstance(path, str) or not isinstance(checkpoint, str) or not path.startswith(f"{checkpoint}/"):
+        return None
+    return str(run.path / path)
 
 
 def _report_run(run: Run, status: RunStatus, as_json: bool, *, with_message: bool = True) -> None:
@@ -597,5 +609,7 @@ def _report_run(run: Run, status: RunStatus, as_json: bool, *, with_message: boo
         numbers.pop("kid", None)  # kid_random says it
     shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     lines = [f"{run.path}: {status.state} at step {status.step} of {status.steps}", shown]
+    calibration = facts["calibration"]
+    lines += [f"Verdict of reverse search calibrated: {calibration}" if calibration else ""]
     lines += [status.message if with_message else "", *_warnings_in(status.data)]
     write_report(facts, as_json, [line for line in lines if line])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -13,6 +13,8 @@ from napari_histolatent._files import data_folder, file_name_of
 from napari_histolatent.errors import DatasetError, RunError, UserError, writing_to
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
+from napari_histolatent.training.chosen import chosen_checkpoint
+from napari_histolatent.training.shipped import SHIPPED, shipped_of_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,6 +164,7 @@ def judged(
     from napari_histolatent.latent.verdict import verdict_of
     from napari_histolatent.models.images import to_tensor
 
+    digest = classifier.checkpoint.digest if classifier else ""
     measures = measures_of(
         generator.network,
         to_tensor(pixels).to(generator.device),
@@ -170,7 +173,7 @@ def judged(
         classifier=classifier.network if classifier else None,
     )
     return [
-        Judged(*verdict_of(inversion, measure, calibration))
+        Judged(*verdict_of(inversion, replace(measure, classifier_digest=digest), calibration))
         for inversion, measure in zip(inversions, measures, strict=True)
     ]
 
@@ -297,6 +300,24 @@ def require_judge(judge: LoadedClassifier, checkpoint: Checkpoint) -> None:
             f"at {checkpoint.size_px} px; choose two of the same dataset."
         )
         raise UserError(msg)
+
+
+def fitting_judge(checkpoint: Checkpoint) -> str | None:
+    """Return the classifier to calibrate a generator with: its run's judge, else the shipped one; None if none fits.
+
+    Which one fits is in their descriptions: nothing is loaded.
+    """
+    for named in (checkpoint.config.get("judge"), SHIPPED):
+        if not isinstance(named, str) or not named or not checkpoint.classes:
+            continue
+        try:
+            judge = chosen_checkpoint(shipped_of_kind("classifier") if named == SHIPPED else named)
+        except UserError:  # not there (any more): nobody asked for it
+            continue
+        is_alike = set(judge.classes) == set(checkpoint.classes) and judge.size_px == checkpoint.size_px
+        if judge.kind == "classifier" and is_alike:
+            return named
+    return None
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import CheckpointError, UserError
-from napari_histolatent.jobs.seeing import require_same_classes
+from napari_histolatent.jobs.seeing import require_match
 from napari_histolatent.training.load import load_classifier, load_encoder
 from napari_histolatent.training.shipped import SHIPPED
 
@@ -34,16 +34,16 @@ def classifier_for(
     """Return the classifier that judges a generator's images, and a sentence on which it is if it was not named.
 
     Without a name it is the one that the generator's training names, else the shipped one, if it knows the same
-    classes; else None.
+    classes at a pixel size not more than 4 times apart; else None.
 
     Raises
     ------
     UserError
-        If the named one cannot be loaded, or knows other classes.
+        If the named one cannot be loaded, knows other classes, or pixels more than 4 times apart.
     """
     if named:
         classifier = load_classifier(named, device=device)
-        require_same_classes(generator, classifier)
+        require_match(generator, classifier)
         return classifier, None
     judge = generator.checkpoint.config.get("judge")
     for candidate in (judge, SHIPPED):
@@ -51,8 +51,8 @@ def classifier_for(
             continue
         try:
             classifier = load_classifier(candidate, device=device)
-            require_same_classes(generator, classifier)
-        except UserError:  # not there (any more), or of other classes: nobody asked for it
+            require_match(generator, classifier)
+        except UserError:  # not there (any more), or no match: nobody asked for it
             continue
         if generator.checkpoint.classes:
             return classifier, f"Probabilities are those of the classifier {candidate}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_histolatent.errors import UserError
-from napari_histolatent.jobs.seeing import heatmaps_of, probabilities_of, require_same_classes
+from napari_histolatent.jobs.seeing import heatmaps_of, probabilities_of, require_match, require_same_classes
 from napari_histolatent.jobs.tiles import Tile
 from napari_histolatent.latent import Inversion, class_vector, flipped, random_points
 from napari_histolatent.latent.arithmetic import combine
@@ -20,7 +20,7 @@ from napari_histolatent.latent.blend import (
     retimed,
     retimed_by_steps,
 )
-from napari_histolatent.latent.draw import draw
+from napari_histolatent.latent.draw import draw, tuned_copy
 from napari_histolatent.latent.invert import invert
 from napari_histolatent.latent.paths import path_for, path_through, point_at, weights_between
 from napari_histolatent.latent.perceptual import PerceptualDistance
@@ -55,6 +55,8 @@ __all__ = [
     "path_tiles",
     "path_times",
     "probabilities_of",
+    "require_match",
+    "require_other_class",
     "require_same_classes",
     "reverse_search",
     "sample_tiles",
@@ -210,7 +212,8 @@ def reverse_search(
     if len(candidates) > 1 and method in ("layers", "faithful"):
         every = [item.point.class_weights for item in best_of(searched(every, "fast", None, is_told=False))]
     best = best_of(searched(every, method, steps, is_told=True))
-    pixels = _drawn(generator, [item.point for item in best], [item.tuned for item in best])
+    points, copies = [item.point for item in best], [item.tuned for item in best]
+    pixels = _drawn(generator, points, copies, is_once=len(best) > 1)
     return [
         ReverseSearch(
             tile, item, tile.redrawn(pixels[i], item.point, "reconstruction", seed=seed, tuned=item.tuned)
@@ -225,12 +228,30 @@ def flip_tile(generator: LoadedGenerator, tile: Tile, *, to: str) -> Tile:
     Raises
     ------
     UserError
-        If it has none, or the generator has no (such) classes.
+        If it has none, the generator has no (such) classes, or the tile is of that class already.
     """
     require_classes(generator.checkpoint.classes)
+    require_other_class(generator, tile, to=to)
     point = flipped(_point_of(tile), to, generator.checkpoint.classes)
     pixels = _drawn(generator, [point], [tile.tuned])[0]
     return tile.redrawn(pixels, point, f"flip_{to}", tuned=tile.tuned)
+
+
+def require_other_class(generator: LoadedGenerator, tile: Tile, *, to: str) -> None:
+    """Refuse a flip that would return the same picture.
+
+    Raises
+    ------
+    UserError
+        If the tile's point is of the class `to` already, or it has none, or the generator has no such class.
+    """
+    classes, weights = generator.checkpoint.classes, _point_of(tile).class_weights
+    there = class_vector(classes, to)
+    if len(weights) != len(there) or not np.allclose(weights, there, atol=1e-6):
+        return
+    others = " or ".join(name for name in classes if name != to)
+    msg = f"{tile.name} is drawn as {to} already, so a flip to {to} would change nothing; flip it to {others}, or name its own class with --label if the search took the wrong one."
+    raise UserError(msg)
 
 
 def flip(
@@ -398,6 +419,7 @@ def drawn_tiles(
     kind = kind or path_for(generator.network.prior)
     points = [_point_of(tile) for tile in keys]
     pieces = len(keys) - 1
+    is_blended = len({key.tuned.digest if key.tuned else "" for key in keys}) > 1
     found: list[Tile] = []
     for start in range(0, len(ts), _SEARCHED_AT_ONCE):
         if should_stop and should_stop():
@@ -415,7 +437,7 @@ def drawn_tiles(
             replace(point_at(points, t, kind=kind), tuned_digest=weights.digest if weights else "")
             for t, weights in zip(part, tuned, strict=True)
         ]
-        pixels = _drawn(generator, between, tuned)
+        pixels = _drawn(generator, between, tuned, is_once=is_blended)
         found += [
             keys[0].redrawn(pixels[i], between[i], f"frame_{start + i:03d}", tuned=tuned[i])
             for i in range(len(part))
@@ -571,16 +593,26 @@ def _residual_of(
 
 
 def _drawn(
-    generator: LoadedGenerator, points: Sequence[LatentPoint], tuned: Sequence[TunedWeights | None]
+    generator: LoadedGenerator,
+    points: Sequence[LatentPoint],
+    tuned: Sequence[TunedWeights | None],
+    *,
+    is_once: bool = False,
 ) -> NDArray[np.uint8]:
-    """Return the images of points, each drawn by its own copy of the generator, those of one copy together."""
+    """Return the images of points, each drawn by its own copy of the generator, those of one copy together.
+
+    Copies that are used this once are not made ready for drawing many images.
+    """
     size = generator.network.size_px
     pixels = np.empty((len(points), size, size, 3), np.uint8)
     copies = {weights.digest if weights else "": weights for weights in tuned}
     for digest, weights in copies.items():
         mine = [i for i, item in enumerate(tuned) if (item.digest if item else "") == digest]
-        network = weights.applied(generator.network) if weights else generator.network
-        pixels[mine] = draw(network, [points[i] for i in mine], device=generator.device)
+        network, folds = generator.network, True
+        if weights is not None:
+            network = weights.applied(network) if is_once else tuned_copy(network, weights)
+            folds = not is_once
+        pixels[mine] = draw(network, [points[i] for i in mine], device=generator.device, folds=folds)
     return pixels
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari_histolatent.errors import UserError, writing_to
 from napari_histolatent.jobs.calibration import CALIBRATE, run_calibration
+from napari_histolatent.jobs.calibration_phase import EndHeldBack, calibrate_at_the_end
 from napari_histolatent.jobs.extraction import EXTRACT, run_extraction
 from napari_histolatent.jobs.inversions import INVERT, run_inversions
 from napari_histolatent.jobs.region_heatmap import HEATMAP, run_region_heatmap
@@ -34,21 +35,30 @@ def _telling(run: Run) -> Callable[[RunEvent], None]:
 
 
 def _train_gan(run: Run) -> None:
-    _train(run, TrainingConfig.from_json(run.spec["config"]))
+    config, tell = TrainingConfig.from_json(run.spec["config"]), _telling(run)
+    if not config.calibrate:
+        _train(run, config, tell)
+        return
+    held = EndHeldBack(tell)
+    checkpoint = _train(run, config, held)
+    if held.end is not None:
+        calibrate_at_the_end(run, config, checkpoint, held.end, on_event=tell)
 
 
 def _train_classifier(run: Run) -> None:
-    _train(run, ClassifierConfig.from_json(run.spec["config"]))
+    _train(run, ClassifierConfig.from_json(run.spec["config"]), _telling(run))
 
 
-def _train(run: Run, config: TrainingConfig | ClassifierConfig) -> None:
+def _train(
+    run: Run, config: TrainingConfig | ClassifierConfig, on_event: Callable[[RunEvent], None]
+) -> Checkpoint:
     from napari_histolatent.training.loop import train
 
-    train(
+    return train(
         config,
         PatchDataset(run.spec["dataset"]),
         folder=run.path,
-        on_event=_telling(run),
+        on_event=on_event,
         should_stop=lambda: run.stop_requested,
         resume=True,
     )

@@ -140,6 +140,17 @@ class KnownPatches:
         ]
 
 
+def has_dataset(generator: LoadedGenerator, otherwise: str | Path | None = None) -> bool:
+    """Return whether `known_to` finds a dataset, without looking through it."""
+    for named in [None] if otherwise is None else [None, otherwise]:
+        try:
+            dataset_of(generator.checkpoint, named)
+        except DatasetError:
+            continue
+        return True
+    return False
+
+
 def known_to(
     generator: LoadedGenerator,
     otherwise: str | Path | None = None,

@@ -6,35 +6,40 @@ its transformations put it in its place on the slide. Beside its levels lies `pr
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+import shapely
 
 from napari_histolatent._config import option
 from napari_histolatent._files import (
     DamagedJsonError,
     data_folder,
+    digest_of,
     file_name_of,
     json_field,
     read_json_object,
     write_json,
 )
 from napari_histolatent.errors import RunError, UserError, passing_through, writing_to
-from napari_histolatent.explain.region import RegionGrid, grid_over, halved, mixed
-from napari_histolatent.patches import GridSpec, TissueMask, patch_downsample, tissue_mask
-from napari_histolatent.runs import Run, RunEvent
+from napari_histolatent.explain.region import halved, mixed
+from napari_histolatent.jobs.region_plan import box_on_slide, plan_region, read_tile
+from napari_histolatent.runs import Run, RunEvent, known_runs
 from napari_histolatent.slides import open_slide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
+    from napari_histolatent.explain.region import RegionGrid
+    from napari_histolatent.jobs.region_plan import Box
     from napari_histolatent.slides import Slide, SlideInfo
     from napari_histolatent.training.load import LoadedClassifier
 
@@ -42,12 +47,12 @@ HEATMAP = "heatmap"
 
 _FILE = "heatmap.ome.zarr"
 _STATE = "heatmap_state.json"
+_AREAS = "areas.wkb"
 _BAND_PX = 256
 """Rows of the heatmap that are made, and remembered to be made, at once; also the side of the file's chunks."""
 _SMALLEST_PX = 512
 _AT_ONCE = 32
 _READERS = 4
-_MAX_ENLARGEMENT = 4.0
 _BRIGHT_PERCENTILE = 99.5
 
 
@@ -98,9 +103,10 @@ class RegionHeatmap:
 def new_region_heatmap(
     slide: str | Path,
     classifier: str | Path,
-    box: tuple[float, float, float, float],
+    box: Box | None,
     config: RegionHeatmapConfig,
     *,
+    areas: BaseGeometry | None = None,
     out: str | Path | None = None,
     slide_mpp: float | None = None,
     device: str = "auto",
@@ -114,9 +120,12 @@ def new_region_heatmap(
     classifier
         A classifier's run, checkpoint or exported folder, or the word shipped.
     box
-        Left, top, right, bottom of the region in level-0 pixels; what lies off the slide is left out.
+        Left, top, right, bottom of the region in level-0 pixels; what lies off the slide is left out. None: what the
+        areas cover, or the whole slide without them.
     config
         What is mapped, and how closely.
+    areas
+        Polygons in level-0 pixels: tiles that touch none of them are left out.
     out
         Folder of the run, in which the file will be; None: one in the user's data folder.
     slide_mpp
@@ -127,40 +136,134 @@ def new_region_heatmap(
     Raises
     ------
     UserError
-        If the slide cannot be opened, the box is none or off the slide, or the folder cannot be made.
+        If the slide or the classifier cannot be opened, the box is none or off the slide, or the folder cannot be made.
     """
+    spec, packed = _spec_of(slide, classifier, box, config, areas, slide_mpp)
+    name = f"{file_name_of(Path(slide).stem)}-{uuid4().hex[:8]}"
+    folder = Path(out) if out else data_folder() / "heatmaps" / name
+    run = Run.create(folder, kind=HEATMAP, spec=spec | {"device": device})
+    if packed is not None:
+        with writing_to(run.path):
+            (run.path / _AREAS).write_bytes(packed)
+    return run
+
+
+def earlier_region_heatmap(request: str) -> Run | None:
+    """Return the newest run of a request (see `region_request`), a finished one if there is any, or None."""
+    same = [run for run in _known() if run.spec.get("request") == request]
+    return next((run for run in same if is_mapped(run)), same[0] if same else None)
+
+
+def region_heatmaps_of(slide_digest: str) -> list[Run]:
+    """Return the runs that map or have mapped regions of a slide, newest first."""
+    return [run for run in _known() if run.spec.get("slide_digest") == slide_digest]
+
+
+def is_mapped(run: Run) -> bool:
+    """Return whether a run has finished and its file is there."""
+    return run.status().state == "finished" and (run.path / _FILE / "zarr.json").is_file()
+
+
+def region_request(
+    slide: str | Path,
+    classifier: str | Path,
+    box: Box | None,
+    config: RegionHeatmapConfig,
+    *,
+    areas: BaseGeometry | None = None,
+    slide_mpp: float | None = None,
+) -> str:
+    """Return a digest of what is asked for: runs that map the very same have it as their spec's `request`.
+
+    The slide and the classifier are known by what they hold, not by where they are. See `new_region_heatmap`.
+    """
+    return str(_spec_of(slide, classifier, box, config, areas, slide_mpp)[0]["request"])
+
+
+def _known() -> list[Run]:
+    found = []
+    for path in known_runs():
+        try:
+            run = Run(path)
+        except UserError:
+            continue
+        if run.kind == HEATMAP:
+            found.append(run)
+    return found
+
+
+def _spec_of(
+    slide: str | Path,
+    classifier: str | Path,
+    box: Box | None,
+    config: RegionHeatmapConfig,
+    areas: BaseGeometry | None,
+    slide_mpp: float | None,
+) -> tuple[dict[str, Any], bytes | None]:
+    """Return what a run's process needs to know, but for the device, and the areas as WKB."""
+    from napari_histolatent.training.load import find_checkpoint
+
     with open_slide(slide, mpp=slide_mpp) as opened:
-        inside = _on_slide(box, opened.info)
-    spec = {
-        "slide": str(slide),
-        "classifier": str(classifier),
+        inside, digest = box_on_slide(box, areas, opened.info), opened.info.digest
+    checkpoint = find_checkpoint(classifier, kind="classifier")
+    packed = None if areas is None else shapely.to_wkb(areas)
+    wanted = {
         "box": list(inside),
         "config": asdict(config),
         "slide_mpp": slide_mpp,
-        "device": device,
+        "slide_digest": digest,
+        "areas_digest": None if packed is None else sha256(packed).hexdigest(),
     }
-    name = f"{file_name_of(Path(slide).stem)}-{uuid4().hex[:8]}"
-    return Run.create(Path(out) if out else data_folder() / "heatmaps" / name, kind=HEATMAP, spec=spec)
+    spec = wanted | {
+        # The process may be started again from elsewhere.
+        "slide": str(Path(slide).absolute() if Path(slide).exists() else slide),
+        "classifier": str(checkpoint.path.absolute()),
+        "request": digest_of(wanted | {"classifier": checkpoint.digest}),
+    }
+    return spec, packed
 
 
-def run_region_heatmap(run: Run) -> None:
-    """Do the work of a region's run folder, telling how it goes in its events; what is done is not done again."""
+def run_region_heatmap(
+    run: Run,
+    *,
+    classifier: LoadedClassifier | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Do the work of a region's run folder, telling how it goes in its events; what is done is not done again.
+
+    Parameters
+    ----------
+    run
+        Of `new_region_heatmap`.
+    classifier
+        The run's, where it is loaded already.
+    on_progress
+        Called with (tiles done, tiles in all), besides the run's events.
+
+    Raises
+    ------
+    UserError
+        See `map_region`.
+    """
     from napari_histolatent.training.load import load_classifier
 
     asked = _Asked.of(run)
     run.append(RunEvent("started", message="Opening the slide and the classifier"))
-    classifier = load_classifier(asked.classifier, device=asked.device)
+    classifier = classifier or load_classifier(asked.classifier, device=asked.device)
     with open_slide(asked.slide, mpp=asked.slide_mpp) as slide:
 
         def tell(done: int, total: int) -> None:
             with writing_to(run.path):
                 run.append(RunEvent("progress", done, total))
+            if on_progress:
+                on_progress(done, total)
 
         finished = map_region(
             slide,
             classifier,
             asked.box,
             asked.config,
+            areas=asked.areas,
             folder=run.path,
             on_progress=tell,
             should_stop=lambda: run.stop_requested,
@@ -185,7 +288,8 @@ class _Asked:
 
     slide: str
     classifier: str
-    box: tuple[float, float, float, float]
+    box: Box
+    areas: BaseGeometry | None
     config: RegionHeatmapConfig
     slide_mpp: float | None
     device: str
@@ -198,10 +302,12 @@ class _Asked:
             box = json_field(spec, "box", list)
             left, top, right, bottom = (json_field({"box": v}, "box", float) for v in box)
             mpp = spec.get("slide_mpp")
+            has_areas = spec.get("areas_digest") is not None
             return cls(
                 slide=json_field(spec, "slide", str),
                 classifier=json_field(spec, "classifier", str),
                 box=(left, top, right, bottom),
+                areas=shapely.from_wkb((run.path / _AREAS).read_bytes()) if has_areas else None,
                 config=RegionHeatmapConfig(
                     target=json_field(config, "target", str),
                     layer=json_field(config, "layer", str),
@@ -214,15 +320,19 @@ class _Asked:
         except ValueError as error:
             msg = f"{run.path / 'run.json'} lacks or garbles {error}; map the region anew."
             raise RunError(msg) from error
+        except (OSError, shapely.GEOSException) as error:
+            msg = f"The areas of the region in {run.path / _AREAS} cannot be read ({error}); map the region anew."
+            raise RunError(msg) from error
 
 
 def map_region(
     slide: Slide,
     classifier: LoadedClassifier,
-    box: tuple[float, float, float, float],
+    box: Box | None,
     config: RegionHeatmapConfig,
     *,
     folder: Path,
+    areas: BaseGeometry | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RegionHeatmap | None:
@@ -231,14 +341,16 @@ def map_region(
     Parameters
     ----------
     slide, box
-        The region: left, top, right, bottom in level-0 pixels. Tiles are cut at the pixel size that the classifier
-        learnt from; where that is not known, from level 0.
+        The region: left, top, right, bottom in level-0 pixels; None: what the areas cover, or the whole slide. Tiles
+        are cut at the pixel size that the classifier learnt from; where that is not known, from level 0.
     classifier
         Whose maps are made.
     config
         What is mapped, and how closely.
     folder
         Where the file is made, and what remembers how far it is.
+    areas
+        Polygons in level-0 pixels: tiles that touch none of them are left out.
     on_progress
         Called with (tiles done, tiles in all).
     should_stop
@@ -256,8 +368,9 @@ def map_region(
         learnt from, there is no tile with tissue, what was begun is of another classifier or slide, or the disk
         refuses.
     """
-    grid = _grid_of(slide, classifier, _on_slide(box, slide.info), config)
     layer = _layer_of(classifier, config)
+    plan = plan_region(slide, classifier, box, config, areas=areas)
+    grid, wanted = plan.grid, plan.wanted
     facts = {
         "target": config.target,
         "layer": layer,
@@ -267,18 +380,15 @@ def map_region(
         "level0_box": list(grid.level0_box),
         "overlap": grid.overlap,
         "min_tissue": config.min_tissue,
+        "areas_digest": None if areas is None else sha256(shapely.to_wkb(areas)).hexdigest(),
     }
-    wanted = _wanted(grid, tissue_mask(slide) if config.min_tissue else None, config.min_tissue)
-    if not wanted.any():
-        msg = f"No tile of the region of {slide.info.path.name} has {100 * config.min_tissue:g} % of tissue; choose another region, or ask for less tissue."
-        raise UserError(msg)
     with writing_to(folder):
         done = _begun(folder, facts)
         if done is None:
             _create(folder / _FILE, grid)
             done = 0
             write_json(folder / _STATE, {"bands": done, "facts": facts})
-        total = int(wanted.sum())
+        total = plan.n_tiles
         tell = passing_through(on_progress or (lambda _done, _total: None))
         for band in range(done, _bands(grid)):
             first, last = band * _BAND_PX, min((band + 1) * _BAND_PX, grid.shape[0])
@@ -338,51 +448,7 @@ def open_region_heatmap(path: str | Path) -> RegionHeatmap:
         raise UserError(msg) from error
 
 
-# The grid
-
-
-def _on_slide(box: tuple[float, float, float, float], info: SlideInfo) -> tuple[float, float, float, float]:
-    left, top, right, bottom = box
-    if not all(map(math.isfinite, box)) or left >= right or top >= bottom:
-        msg = f"The region {box} has no area; give left, top, right and bottom in level-0 pixels."
-        raise UserError(msg)
-    inside = (
-        max(left, 0.0),
-        max(top, 0.0),
-        min(right, float(info.width_px)),
-        min(bottom, float(info.height_px)),
-    )
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        msg = f"The region {box} lies off {info.path.name} ({info.width_px} x {info.height_px} px); choose one on the slide."
-        raise UserError(msg)
-    return inside
-
-
-def _grid_of(
-    slide: Slide,
-    classifier: LoadedClassifier,
-    box: tuple[float, float, float, float],
-    config: RegionHeatmapConfig,
-) -> RegionGrid:
-    size_px, mpp = classifier.network.size_px, classifier.checkpoint.mpp
-    downsample = patch_downsample(slide, GridSpec(size_px=size_px, mpp=mpp, level=0 if mpp is None else None))
-    if min(downsample) < 1 / _MAX_ENLARGEMENT:
-        msg = f"The pixels of {slide.info.path.name} are {1 / min(downsample):.2g} times as large as those that the classifier learnt from, more than can be resampled (4); choose a finer slide or another classifier."
-        raise UserError(msg)
-    # Whole level-0 pixels: then a slide at the classifier's own pixel size is not resampled.
-    corner = (float(math.floor(box[0])), float(math.floor(box[1])))
-    return grid_over(
-        (*corner, box[2], box[3]),
-        (size_px * downsample[0], size_px * downsample[1]),
-        overlap=config.overlap,
-    )
-
-
-def _wanted(grid: RegionGrid, mask: TissueMask | None, min_tissue: float) -> NDArray[np.bool_]:
-    """Return which tiles are looked at, shape (rows, columns)."""
-    if mask is None:
-        return np.ones((grid.rows, grid.columns), bool)
-    return (mask.fractions(grid.boxes()) >= min_tissue).reshape(grid.rows, grid.columns)
+# The work
 
 
 def _layer_of(classifier: LoadedClassifier, config: RegionHeatmapConfig) -> str:
@@ -394,9 +460,6 @@ def _layer_of(classifier: LoadedClassifier, config: RegionHeatmapConfig) -> str:
         msg = f"The classifier has no class {config.target!r}; its classes are {', '.join(classes)}."
         raise UserError(msg)
     return layer_name(classifier.network, config.layer or None)
-
-
-# The work
 
 
 def _bands(grid: RegionGrid) -> int:
@@ -463,14 +526,8 @@ def _maps_of(
     from napari_histolatent.explain.gradcam import grad_cam
     from napari_histolatent.models.images import to_tensor
 
-    size_px = classifier.network.size_px
-    downsamples = (grid.tile_side[0] / size_px, grid.tile_side[1] / size_px)
-
     def read(place: tuple[int, int]) -> NDArray[np.uint8]:
-        corner = tuple(round(v) for v in grid.corner(*place))
-        return slide.read_downsampled(
-            (corner[0], corner[1]), size_px=(size_px, size_px), downsamples=downsamples
-        )
+        return read_tile(slide, grid, place, classifier.network.size_px)
 
     portions = [places[start : start + _AT_ONCE] for start in range(0, len(places), _AT_ONCE)]
     with ThreadPoolExecutor(_READERS) as readers:

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_histolatent.errors import UserError
 from napari_histolatent.explain import gradcam
-from napari_histolatent.jobs.tiles import MAX_RESAMPLING
+from napari_histolatent.jobs.tiles import MAX_RESAMPLING, SAME_SIZE, Tile, is_too_far
 from napari_histolatent.models.images import to_tensor
 from napari_histolatent.slides import area_averaged
 
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_histolatent.explain import Heatmap
-    from napari_histolatent.jobs.tiles import Tile
     from napari_histolatent.training.load import LoadedClassifier, LoadedGenerator
-
-_SAME = 0.02
-"""Pixel sizes that differ by less count as one."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +48,38 @@ def view_of(classifier: LoadedClassifier, tile: Tile) -> View:
     side = tile.pixels.shape[0]
     own = tile.mpp
     if own and mpp:
-        return _of_known_size(tile, own, size, mpp)
+        is_assumed = bool(classifier.checkpoint.metrics.get("mpp_is_assumed"))
+        return _of_known_size(tile, own, size, mpp, is_assumed=is_assumed)
     if side == size:
         return View(tile.pixels, tile.level0_box, None)
-    if not 1 / MAX_RESAMPLING <= side / size <= MAX_RESAMPLING:
+    if is_too_far(side / size):
         msg = f"The classifier was trained on {size} px, {tile.name} has {side} px of unknown size in µm, more than 4 times apart; choose a classifier of nearly that size."
         raise UserError(msg)
     remark = f"A pixel size is not known, so tiles of {side} px are taken to show as much tissue as the classifier's own {size} px."
     return View(_resized(tile.pixels, float(side), size), tile.level0_box, remark)
 
 
-def _of_known_size(tile: Tile, own: float, size: int, mpp: float) -> View:
+def _of_known_size(tile: Tile, own: float, size: int, mpp: float, *, is_assumed: bool) -> View:
     side = tile.pixels.shape[0]
-    is_same_scale = abs(own / mpp - 1) <= _SAME
+    is_same_scale = abs(own / mpp - 1) <= SAME_SIZE
     if is_same_scale and side == size:
         return View(tile.pixels, tile.level0_box, None)
-    if not 1 / MAX_RESAMPLING <= own / mpp <= MAX_RESAMPLING:
+    if is_too_far(own / mpp):
         msg = f"The classifier was trained on {mpp:g} µm per px, {tile.name} has {own:g}, more than 4 times apart; choose a classifier of nearly that pixel size."
         raise UserError(msg)
     wanted = size * mpp / own  # what the classifier's field of view is in the tile's pixels
-    if wanted > side * MAX_RESAMPLING:
+    if wanted > side * MAX_RESAMPLING * (1 + SAME_SIZE):
         msg = f"The classifier sees {size * mpp:g} µm at once, {tile.name} shows {side * own:g} µm, less than a quarter; choose a classifier of a smaller field of view."
         raise UserError(msg)
-    if wanted > side * (1 + _SAME):
+    if wanted > side * (1 + SAME_SIZE):
         remark = f"Tiles show {side * own:g} µm, less than the {size * mpp:g} µm the classifier learnt from, so it sees them {wanted / side:.2g} times too large."
         return View(_resized(tile.pixels, float(side), size), tile.level0_box, remark)
     wanted = min(wanted, float(side))
-    said = "" if is_same_scale else f", resampled from {own:g} to {mpp:g} µm per px"
+    said = (
+        ""
+        if is_same_scale
+        else f", resampled from {own:g} to {mpp:g} µm per px{', which its card assumes' if is_assumed else ''}"
+    )
     remark = f"The classifier is shown the middle {size * mpp:g} µm of tiles of {side * own:g} µm{said}."
     box = tile.level0_box
     if box is not None:
@@ -153,6 +154,20 @@ def probabilities_of(classifier: LoadedClassifier, tiles: Sequence[Tile]) -> lis
     images = to_tensor(np.stack([view.pixels for view in views])).to(classifier.device)
     rows = gradcam.probabilities(classifier.network, images).tolist()
     return [dict(zip(classifier.checkpoint.classes, row, strict=True)) for row in rows]
+
+
+def require_match(generator: LoadedGenerator, classifier: LoadedClassifier) -> None:
+    """Refuse a classifier that cannot judge what a generator draws.
+
+    Raises
+    ------
+    UserError
+        If it was trained on other classes, both models are named then, or on pixels more than 4 times apart.
+    """
+    require_same_classes(generator, classifier)
+    size = generator.checkpoint.size_px
+    blank = Tile("the generator", np.zeros((size, size, 3), np.uint8), mpp=generator.checkpoint.mpp)
+    view_of(classifier, blank)
 
 
 def require_same_classes(generator: LoadedGenerator, classifier: LoadedClassifier) -> None:

@@ -15,8 +15,9 @@ from napari_histolatent.latent.directions import (
     apply,
     components,
     monotonicity,
+    require_not_stopped,
 )
-from napari_histolatent.latent.draw import draw
+from napari_histolatent.latent.draw import draw, tuned_copy
 from napari_histolatent.latent.measured import function_named
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 STRENGTHS: tuple[float, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 """Where a direction is tried, in standard deviations of a normal prior."""
 _SAMPLES = 512
+_AT_ONCE = 64
+_NEXT_SEED = 1_000_003
+"""From one batch to the next: far from the seeds that are asked for."""
 _TRIED = 64
 _FEATURE_SIDE = 16
 
@@ -43,6 +47,8 @@ def direction_of_measure(
     label: str | None = None,
     n: int = _SAMPLES,
     seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Direction:
     """Return the direction along which a measured feature of the generator's images grows.
 
@@ -59,17 +65,21 @@ def direction_of_measure(
         direction of z.
     n, seed
         Of the images.
+    on_progress
+        Called with (images drawn, images in all).
+    should_stop
+        Asked between batches of images.
 
     Raises
     ------
     UserError
-        If there is no such feature or class, or the feature does not vary.
+        If there is no such feature or class, the feature does not vary, or it was stopped.
     """
     measure = function_named(feature)
-    tiles = sample_tiles(generator, n, label=label, seed=seed)
+    tiles = _samples(generator, n, label, seed, on_progress, should_stop)
     points = [tile.point for tile in tiles if tile.point is not None]
     values = _without_class_means(measure(np.stack([tile.pixels for tile in tiles])), tiles)
-    return along_measure(name or feature, points, values, feature=feature)
+    return along_measure(name or feature, points, values, feature=feature, should_stop=should_stop)
 
 
 def main_directions(
@@ -80,6 +90,8 @@ def main_directions(
     label: str | None = None,
     samples: int = _SAMPLES,
     seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[Direction]:
     """Return the n directions of z along which the generator's images change most.
 
@@ -94,10 +106,15 @@ def main_directions(
         How many directions.
     name
         Of them; a number is added.
-    label, samples, seed
+    label, samples, seed, on_progress, should_stop
         See `direction_of_measure`.
+
+    Raises
+    ------
+    UserError
+        If there is no such class, the images do not differ in n ways, or it was stopped.
     """
-    tiles = sample_tiles(generator, samples, label=label, seed=seed)
+    tiles = _samples(generator, samples, label, seed, on_progress, should_stop)
     points = [tile.point for tile in tiles if tile.point is not None]
     images = np.stack([tile.pixels for tile in tiles]).astype(np.float32)
     side = images.shape[1]
@@ -105,7 +122,7 @@ def main_directions(
         part = side // _FEATURE_SIDE
         images = images.reshape(len(images), _FEATURE_SIDE, part, _FEATURE_SIDE, part, 3).mean(axis=(2, 4))
     features = _without_class_means(images.reshape(len(images), -1), tiles)
-    return components(name, points, n, features=features)
+    return components(name, points, n, features=features, should_stop=should_stop)
 
 
 def tried(
@@ -211,12 +228,32 @@ def steered(
         msg = f"{tile.name} has no latent point yet; search it first with `histolatent invert`."
         raise UserError(msg)
     points = [apply(tile.point, direction, strength) for strength in strengths]
-    network = tile.tuned.applied(generator.network) if tile.tuned else generator.network
+    network = tuned_copy(generator.network, tile.tuned) if tile.tuned else generator.network
     pixels = draw(network, points, device=generator.device)
     return [
         tile.redrawn(pixels[i], point, f"{direction.name}_{strength:+g}", tuned=tile.tuned)
         for i, (point, strength) in enumerate(zip(points, strengths, strict=True))
     ]
+
+
+def _samples(
+    generator: LoadedGenerator,
+    n: int,
+    label: str | None,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> list[Tile]:
+    """Return n random images, drawn some at a time."""
+    tiles: list[Tile] = []
+    while len(tiles) < n:
+        require_not_stopped(should_stop)
+        part = min(_AT_ONCE, n - len(tiles))
+        batch = len(tiles) // _AT_ONCE
+        tiles += sample_tiles(generator, part, label=label, seed=seed + batch * _NEXT_SEED)
+        if on_progress:
+            on_progress(len(tiles), n)
+    return tiles
 
 
 def _without_class_means(values: NDArray[np.floating[Any]], tiles: Sequence[Tile]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from napari_histolatent.latent import LatentPoint
 from napari_histolatent.latent.tuned import TunedWeights
 from napari_histolatent.models.stain import lumen
 from napari_histolatent.patches import GridSpec, patch_downsample, tile_box
-from napari_histolatent.slides import area_averaged, open_slide
+from napari_histolatent.slides import area_averaged, best_level, open_slide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"^(?P<slide>.+)@(?P<x>-?[\d.]+),(?P<y>-?[\d.]+)$")
 MAX_RESAMPLING = 4.0
 """A picture of a pixel size further apart from a model's than this is refused."""
+SAME_SIZE = 0.02
+"""Pixel sizes that differ by less than this share count as one."""
 _BLANK_SHARE = 0.95
 """A tile with more than this unstained is called blank."""
 
@@ -104,6 +106,12 @@ class Tile:
         )
 
 
+def is_too_far(ratio: float) -> bool:
+    """Return whether pixel sizes of this ratio are too far apart to resample from one to the other."""
+    limit = MAX_RESAMPLING * (1 + SAME_SIZE)  # a scan at 0.499 µm counts as one at 0.5
+    return not 1 / limit <= ratio <= limit
+
+
 def tuned_path(folder: Path, digest: str) -> Path:
     """Return where the tuned weights of a digest lie beside the pictures that are drawn with them."""
     return folder / f"tuned_{digest[:12]}.safetensors"
@@ -125,8 +133,18 @@ def save_tuned(folder: Path, tile: Tile) -> Path | None:
     return path
 
 
-def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: float | None) -> Tile:
+def cut_tile(
+    slide: Slide,
+    centre: tuple[float, float],
+    *,
+    size_px: int,
+    mpp: float | None,
+    mpp_is_assumed: bool = False,
+) -> Tile:
     """Cut the tile around a level-0 point, at the pixel size a model learnt from.
+
+    The slide's level next finer than that is read and, where it has another pixel size, resampled, which the
+    tile's remarks say.
 
     Parameters
     ----------
@@ -137,12 +155,15 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
     size_px
         Side of the tile.
     mpp
-        Micrometres per tile pixel; None cuts level 0, for models whose pixel size is not known.
+        Micrometres per tile pixel; None cuts level 0, for models or slides whose pixel size is not known.
+    mpp_is_assumed
+        Whether the model's data did not state it; said where the tile is resampled to it.
 
     Raises
     ------
     UserError
-        If the point lies off the slide, or the slide states no pixel size.
+        If the point lies off the slide, or the slide states no pixel size, or its finest is more than 4 times as
+        coarse.
     """
     x, y = centre
     if not (0 <= x < slide.info.width_px and 0 <= y < slide.info.height_px):
@@ -153,9 +174,12 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
         raise UserError(msg)
     spec = GridSpec(size_px=size_px, mpp=mpp, level=0 if mpp is None else None)
     downsample = patch_downsample(slide, spec)
+    own = slide.info.mpp_x
+    if mpp is not None and own is not None and is_too_far(min(1.0, mpp / own)):
+        msg = f"{slide.info.path.name} has {own:g} µm per px at its finest, the model takes {mpp:g}, more than 4 times finer; choose a slide that was scanned finer, or another model."
+        raise UserError(msg)
     box = tile_box(centre, size_px, downsample)
     pixels = slide.read_downsampled(box[:2], size_px=(size_px, size_px), downsamples=downsample)
-    own = slide.info.mpp_x
     inside = _share_inside(box, slide.info.width_px, slide.info.height_px)
     remarks = []
     if inside < 0.999:
@@ -166,6 +190,17 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
         remarks.append(
             f"The model does not say from what pixel size it learnt; the tile is cut at level 0, {own:g} µm per px."
         )
+    elif mpp is None:
+        remarks.append(
+            f"{slide.info.path.name} does not state its pixel size; the tile is cut at level 0 and taken to show as much tissue as the model's own."
+        )
+    elif own is not None:
+        levels = [level.downsample for level in slide.info.levels]
+        read = levels[best_level(levels, min(downsample))]
+        if abs(min(downsample) / read - 1) > SAME_SIZE:
+            remarks.append(
+                f"The tile was resampled from {own * read:.3g} to {_models_own(mpp, mpp_is_assumed)}."
+            )
     return Tile(
         remarks=(*remarks, *_blankness(pixels)),
         name=f"{slide.info.path.stem}_x{x:.0f}_y{y:.0f}",
@@ -176,6 +211,10 @@ def cut_tile(slide: Slide, centre: tuple[float, float], *, size_px: int, mpp: fl
         centre=centre,
         level0_box=box,
     )
+
+
+def _models_own(mpp: float, is_assumed: bool) -> str:
+    return f"the model's {mpp:g} µm per px{', which its card assumes' if is_assumed else ''}"
 
 
 def _share_inside(box: tuple[float, float, float, float], width: int, height: int) -> float:
@@ -191,20 +230,40 @@ def _blankness(pixels: NDArray[np.uint8]) -> tuple[str, ...]:
     return (f"The tile is blank: {share:.0%} of it is unstained, so there is little to find.",)
 
 
-def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float | None = None) -> Tile:
+def open_tile(
+    image: str,
+    *,
+    size_px: int,
+    mpp: float | None,
+    mpp_is_assumed: bool = False,
+    slide_mpp: float | None = None,
+) -> Tile:
     """Open the tile that a command line names: a file, or SLIDE@X,Y (level-0 centre).
 
-    A file of another pixel size is resampled if both sizes are known and at most 4 times apart.
+    A picture of another pixel size is resampled if the two are at most 4 times apart. Where one of them is not
+    known, the whole picture is taken to show as much tissue as one of the model's tiles. The remarks say either.
+
+    Parameters
+    ----------
+    image
+        What the user named.
+    size_px, mpp
+        The model's: side of its tiles, and micrometres per pixel, None where it is not known.
+    mpp_is_assumed
+        Whether the model's data did not state it.
+    slide_mpp
+        Micrometres per level-0 pixel, for a slide that does not state it.
 
     Raises
     ------
     UserError
-        If there is no such file, place or slide, or the picture does not have the model's size.
+        If there is no such file, place or slide, the picture is no square or shows more or less than a tile, or
+        the pixel sizes are more than 4 times apart.
     """
     named = _PLACE.match(image)
     if named and not Path(image).exists():
         with open_slide(named["slide"], mpp=slide_mpp) as slide:
-            tile = cut_tile(slide, _point_of(named), size_px=size_px, mpp=mpp)
+            tile = cut_tile(slide, _point_of(named), size_px=size_px, mpp=mpp, mpp_is_assumed=mpp_is_assumed)
             return replace(tile, opened_as=image)
     pixels, provenance = open_picture(Path(image))
     own = provenance.get("mpp")
@@ -220,13 +279,18 @@ def open_tile(image: str, *, size_px: int, mpp: float | None, slide_mpp: float |
         msg = f"What {image} says of its origin is garbled ({error!r}); save it again with `histolatent region`, or as a plain PNG."
         raise UserError(msg) from error
     remarks: list[str] = []
-    if own and mpp and abs(own / mpp - 1) > 0.02:
-        remarks.append(f"{image} was resampled from {own:g} to the model's {mpp:g} µm per px.")
-        pixels, own = _resampled(pixels, own / mpp, size_px, image), mpp
-    height, width = pixels.shape[:2]
-    if (height, width) != (size_px, size_px):
-        msg = f"{image} is {width} x {height} px, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
-        raise UserError(msg)
+    if own and mpp:
+        if not abs(own / mpp - 1) <= SAME_SIZE:
+            remarks.append(f"{image} was resampled from {own:g} to {_models_own(mpp, mpp_is_assumed)}.")
+            pixels, own = _resampled(pixels, own, mpp, size_px, image), mpp
+        _require_size(pixels, size_px, image)
+    else:
+        given = pixels.shape[0]
+        pixels = _as_one_tile(pixels, size_px, image)
+        # What a model drew it drew at its own pixel size.
+        if given != size_px or (mpp and not provenance.get("synthetic")):
+            remarks.append(_said_of_unknown(image, given, size_px, mpp, own, mpp_is_assumed=mpp_is_assumed))
+        own = own and own * given / size_px
     tuned = None
     if provenance.get("residual") is not None:
         # The point draws the edit, but not what was kept of the tile.
@@ -281,14 +345,54 @@ def _point_of(named: re.Match[str]) -> tuple[float, float]:
         raise UserError(msg) from error
 
 
-def _resampled(pixels: NDArray[np.uint8], factor: float, size_px: int, name: str) -> NDArray[np.uint8]:
+def _require_size(pixels: NDArray[np.uint8], size_px: int, name: str) -> None:
+    height, width = pixels.shape[:2]
+    if (height, width) != (size_px, size_px):
+        msg = f"{name} is {width} x {height} px, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
+        raise UserError(msg)
+
+
+def _resampled(
+    pixels: NDArray[np.uint8], own: float, mpp: float, size_px: int, name: str
+) -> NDArray[np.uint8]:
     """Return the picture at the model's pixel size; a wrong size is refused before anything is enlarged."""
-    if not 1 / MAX_RESAMPLING <= factor <= MAX_RESAMPLING:
-        msg = f"{name} has a pixel size {factor:.2g} times the model's, more than can be resampled (4); cut it at the model's own."
+    factor = own / mpp
+    if is_too_far(factor):
+        msg = f"{name} has {own:g} µm per px, the model takes {mpp:g}, more than 4 times apart; cut it from the slide at the model's own (histolatent region --mpp {mpp:g})."
         raise UserError(msg)
-    width, height = (round(n * factor) for n in (pixels.shape[1], pixels.shape[0]))
-    if (width, height) != (size_px, size_px):
-        msg = f"{name} covers {width} x {height} px at the model's pixel size, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
+    height, width = pixels.shape[:2]
+    wanted = (round(width * factor), round(height * factor))
+    if wanted != (size_px, size_px):
+        msg = f"{name} covers {wanted[0]} x {wanted[1]} px at the model's pixel size, the model takes {size_px} x {size_px} px; cut it to that size, or name a place as SLIDE@X,Y."
         raise UserError(msg)
-    box = (pixels.shape[1], pixels.shape[0])
-    return area_averaged(pixels, (0.0, 0.0), (float(box[0]), float(box[1])), (width, height))
+    return area_averaged(pixels, (0.0, 0.0), (float(width), float(height)), wanted)
+
+
+def _as_one_tile(pixels: NDArray[np.uint8], size_px: int, name: str) -> NDArray[np.uint8]:
+    """Return a whole picture of unknown pixel size at the model's size in px."""
+    height, width = pixels.shape[:2]
+    if height != width:
+        msg = f"{name} is {width} x {height} px, the model takes a square; cut it to one, or name a place as SLIDE@X,Y."
+        raise UserError(msg)
+    if width == size_px:
+        return pixels
+    if is_too_far(width / size_px):
+        msg = f"{name} is {width} x {height} px of unknown pixel size, the model takes {size_px} x {size_px} px, more than 4 times apart; scale it to that size if it shows as much tissue as the model's tiles."
+        raise UserError(msg)
+    return area_averaged(pixels, (0.0, 0.0), (float(width), float(height)), (size_px, size_px))
+
+
+def _said_of_unknown(
+    name: str, given: int, size_px: int, mpp: float | None, own: float | None, *, mpp_is_assumed: bool
+) -> str:
+    """Return what is supposed of a picture where its own pixel size or the model's is not known."""
+    unknown = (
+        "The model does not say from what pixel size it learnt"
+        if own
+        else f"{name} does not state its pixel size"
+    )
+    across = (
+        f" ({size_px * mpp:g} µm across{', as its card assumes' if mpp_is_assumed else ''})" if mpp else ""
+    )
+    resampled = f", resampled from {given} to {size_px} px" if given != size_px else ""
+    return f"{unknown}, so {'all of ' + name if own else 'all of it'} is taken to show as much tissue as one of the model's tiles{across}{resampled}."

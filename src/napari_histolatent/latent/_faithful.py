@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 _LEARNING_RATE = 2e-3
 _ANCHOR_WEIGHT = 0.05
-"""Of the other classes' pictures, which the copy is to draw as the generator does: 0 loses two flips of five (docs/editing.md)."""
+"""Of the pictures in the other classes: with 0 a flip runs off to colours that no tissue has."""
+_KEPT_SHARE = 0.5
+"""Of what the generator cannot draw of the tile, in those pictures: 0 flips into a picture that shows nothing of the tile,
+1 into the tile in another stain (figures in docs/editing.md)."""
 _TELL_EVERY = 5
 
 
@@ -29,8 +32,9 @@ def search_faithful(search: Search) -> Found:
 
     Pivotal tuning (Roich et al. 2021, section 3.2): the latent is held, the weights of `synthesize` are moved by
     Adam to make the mismatch small. Their locality regularisation (section 3.3) holds the copy at random points near
-    the pivot; here it is held at the pivot's own points in the other classes, one after the other: a class flip goes
-    nowhere else. Without it the copy forgets the other classes, with random points it forgets them, too.
+    the pivot, to what the generator draws there. Here it is held at the pivot's own points in the other classes, in
+    turns, as that is where a class flip goes; to the generator's picture there and half of what the copy learns of
+    the tile, G(z, y') + (x - G(z, y)) / 2, so that a flip goes on showing this tile.
     """
     options = search.options
     found = search_fast(replace(search, options=replace(options, steps=None, learning_rate=None)))
@@ -55,7 +59,7 @@ def _tuned_to(search: Search, found: Found, i: int, shown: Tensor, *, steps: int
     with torch.no_grad():
         w = search.generator.map(found.z[row], found.y[row])
         w_others = _in_other_classes(search, found.z[row], found.y[row])
-        held = search.generator.synthesize(w_others) if len(w_others) else w_others
+        held = _in_their_place(search, i, w, w_others)
     mismatch = Mismatch(replace(search, images=search.images[row], y=search.y[row]))
     parameters = dict(network.named_parameters())
     rate = options.learning_rate or _LEARNING_RATE
@@ -86,6 +90,12 @@ def _tuned_to(search: Search, found: Found, i: int, shown: Tensor, *, steps: int
             break
     state = {name: parameters[name].detach().cpu().numpy() for name in sorted(moved)}
     return TunedWeights.of(state, checkpoint_digest=search.checkpoint_digest)
+
+
+def _in_their_place(search: Search, i: int, w: Tensor, w_others: Tensor) -> Tensor:
+    """Return what the copy is to draw of w_others, (n, 3, size_px, size_px)."""
+    drawn = search.generator.synthesize(torch.cat([w, w_others]))
+    return (drawn[1:] + _KEPT_SHARE * (search.images[i : i + 1] - drawn[:1])).clamp(-1, 1)
 
 
 def _in_other_classes(search: Search, z: Tensor, y: Tensor) -> Tensor:

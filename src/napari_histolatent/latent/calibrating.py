@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from napari_histolatent.models.protocols import Classifier, Encoder, Generator
 
 _AT_ONCE = 64
+_SEARCHED_PIXELS = _AT_ONCE * 64**2
+"""In one search without a GPU: of large tiles there are fewer, so that a step, after which it can be stopped, is short."""
 
 
 class StoppedError(UserError):
@@ -130,7 +132,7 @@ def calibrated(
     on_progress
         Called with (tiles done, tiles in all).
     should_stop
-        Asked between parts of 64 tiles.
+        Asked at each step of the searches, and between parts of what follows.
 
     Raises
     ------
@@ -141,14 +143,19 @@ def calibrated(
     """
     perceptual = PerceptualDistance()
     inversions: list[Inversion] = []
-    for start in range(0, len(held_out), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+
+    def stop_if_asked() -> None:
         if should_stop and should_stop():
-            msg = (
-                f"The calibration was stopped after {start} of {len(held_out)} tiles; nothing is kept of it."
-            )
+            msg = f"The calibration was stopped after {len(inversions)} of {len(held_out)} tiles; nothing is kept of it."
             raise StoppedError(msg)
-        inversions += invert(
+
+    at_once = _AT_ONCE
+    if not held_out.is_cuda:
+        at_once = max(1, min(at_once, _SEARCHED_PIXELS // (held_out.shape[-1] * held_out.shape[-2])))
+    for start in range(0, len(held_out), at_once):
+        part = slice(start, start + at_once)
+        stop_if_asked()
+        found = invert(
             generator,
             held_out[part],
             class_weights[part],
@@ -157,12 +164,24 @@ def calibrated(
             method="fast",
             encoder=encoder,
             perceptual=perceptual,
+            should_stop=should_stop,
         )
+        stop_if_asked()  # of a search that was stopped the figures are no measure of anything
+        inversions += found
         if on_progress:
             on_progress(len(inversions), len(held_out))
-    features = features_of(held_out)
-    familiar = FamiliarTissue.of(features if known is None else features_of(known))
+
+    def features(images: Tensor) -> NDArray[np.float32]:
+        parts = []
+        for part in torch.split(images, _AT_ONCE):
+            stop_if_asked()
+            parts.append(features_of(part))
+        return np.concatenate(parts)
+
+    of_held_out = features(held_out)
+    familiar = FamiliarTissue.of(of_held_out if known is None else features(known))
     agreement = None
+    stop_if_asked()
     if classifier is not None:
         drawn = classes_seen(classifier, images_at_z(generator, inversions, held_out.device))
         same = [a == b for a, b in zip(classes_seen(classifier, held_out), drawn, strict=True)]
@@ -176,7 +195,7 @@ def calibrated(
                 "rmse": [item.rmse for item in inversions],
                 "perceptual": [item.perceptual or 0.0 for item in inversions],
                 "z_ratio": [item.z_ratio for item in inversions],
-                "feature_distance": familiar.distances(features, own=known is None).tolist(),
+                "feature_distance": familiar.distances(of_held_out, own=known is None).tolist(),
             }
         ),
         perceptual_digest=perceptual.digest,

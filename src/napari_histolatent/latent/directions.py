@@ -11,7 +11,7 @@ import numpy as np
 from napari_histolatent.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,7 +98,14 @@ def mean_difference(name: str, a: Sequence[LatentPoint], b: Sequence[LatentPoint
     return _direction(name, difference, "mean difference", a[0].checkpoint_digest, facts)
 
 
-def boundary(name: str, a: Sequence[LatentPoint], b: Sequence[LatentPoint], *, l2: float = 1.0) -> Direction:
+def boundary(
+    name: str,
+    a: Sequence[LatentPoint],
+    b: Sequence[LatentPoint],
+    *,
+    l2: float = 1.0,
+    should_stop: Callable[[], bool] | None = None,
+) -> Direction:
     """Return the normal, from a to b, of the plane that parts two groups (Shen et al. 2020, InterFaceGAN, section 3).
 
     Logistic regression with an L2 penalty, by Newton's method. `facts` says how many of points left out fall on the
@@ -112,11 +119,14 @@ def boundary(name: str, a: Sequence[LatentPoint], b: Sequence[LatentPoint], *, l
         The groups; at least 2 points each.
     l2
         Penalty on the squared length of the normal, in units of the sum over points of the logistic loss.
+    should_stop
+        Asked between fits.
 
     Raises
     ------
     UserError
-        If a group has fewer than two points, the groups are the same, or the points are of different generators.
+        If a group has fewer than two points, the groups are the same, the points are of different generators, or it
+        was stopped.
     """
     first, second = _two_groups(a, b)
     if min(len(a), len(b)) < 2:
@@ -124,7 +134,11 @@ def boundary(name: str, a: Sequence[LatentPoint], b: Sequence[LatentPoint], *, l
         raise UserError(msg)
     z, sides = np.concatenate([first, second]), np.repeat([0.0, 1.0], [len(first), len(second)])
     normal = _logistic(z, sides, l2)[:-1]
-    facts = {"n": [len(a), len(b)], "accuracy_left_out": _left_out_accuracy(z, sides, l2), "l2": l2}
+    facts = {
+        "n": [len(a), len(b)],
+        "accuracy_left_out": _left_out_accuracy(z, sides, l2, should_stop),
+        "l2": l2,
+    }
     return _direction(name, normal, "boundary", a[0].checkpoint_digest, facts)
 
 
@@ -134,6 +148,7 @@ def components(
     n: int,
     *,
     features: NDArray[np.floating[Any]] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> list[Direction]:
     """Return the n main directions of a group of points, strongest first (after Härkönen et al. 2020, GANSpace).
 
@@ -152,11 +167,13 @@ def components(
         How many directions.
     features
         Of the image of each point, shape (number of points, anything); None: z itself.
+    should_stop
+        Asked between fits.
 
     Raises
     ------
     UserError
-        If there are too few points, or they do not differ.
+        If there are too few points, they do not differ, or it was stopped.
     """
     z = _matrix(points)
     if n < 1 or len(points) <= n:
@@ -179,13 +196,18 @@ def components(
         if features is None:
             vector = vt[i]
         else:
-            vector, facts["r2_left_out"] = _regressed(z, u[:, i] * s[i])
+            vector, facts["r2_left_out"] = _regressed(z, u[:, i] * s[i], should_stop)
         found.append(_direction(f"{name} {i + 1}", vector, "component", points[0].checkpoint_digest, facts))
     return found
 
 
 def along_measure(
-    name: str, points: Sequence[LatentPoint], values: NDArray[np.floating[Any]], *, feature: str
+    name: str,
+    points: Sequence[LatentPoint],
+    values: NDArray[np.floating[Any]],
+    *,
+    feature: str,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Direction:
     """Return the direction of z along which a measured feature grows: ridge regression of the feature on z.
 
@@ -199,19 +221,34 @@ def along_measure(
         The feature of each point's image, shape (n,).
     feature
         What was measured, kept in `facts` beside the share of its variance that z explains on points left out.
+    should_stop
+        Asked between fits.
 
     Raises
     ------
     UserError
-        If there are fewer than 10 points, or the feature is the same in all.
+        If there are fewer than 10 points, the feature is the same in all, or it was stopped.
     """
     z, measured = _matrix(points), np.asarray(values, np.float64)
     if len(z) < 10 or not np.isfinite(measured).all() or measured.std() <= 1e-12:
         msg = f"The feature {feature!r} of {len(z)} images does not vary enough to find where it grows; take more points (10 at least)."
         raise UserError(msg)
-    vector, r2 = _regressed(z, measured)
+    vector, r2 = _regressed(z, measured, should_stop)
     facts = {"n": len(z), "feature": feature, "r2_left_out": r2}
     return _direction(name, vector, "measured", points[0].checkpoint_digest, facts)
+
+
+def require_not_stopped(should_stop: Callable[[], bool] | None) -> None:
+    """Give up the making of a direction that nobody waits for any more.
+
+    Raises
+    ------
+    UserError
+        If `should_stop` says so.
+    """
+    if should_stop is not None and should_stop():
+        msg = "The making of the direction was stopped; start it again."
+        raise UserError(msg)
 
 
 @dataclass(frozen=True)
@@ -329,7 +366,12 @@ def _folds(n: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).permutation(np.arange(n) % _FOLDS)
 
 
-def _left_out_accuracy(z: NDArray[np.float64], sides: NDArray[np.float64], l2: float) -> float | None:
+def _left_out_accuracy(
+    z: NDArray[np.float64],
+    sides: NDArray[np.float64],
+    l2: float,
+    should_stop: Callable[[], bool] | None,
+) -> float | None:
     """Return how many points left out fall on their side; None with fewer than 5 in a group."""
     if min(sides.sum(), len(sides) - sides.sum()) < _FOLDS:
         return None
@@ -338,6 +380,7 @@ def _left_out_accuracy(z: NDArray[np.float64], sides: NDArray[np.float64], l2: f
         parts[sides == side] = _folds(int((sides == side).sum()))
     right = 0
     for part in range(_FOLDS):
+        require_not_stopped(should_stop)
         out = parts == part
         weights = _logistic(z[~out], sides[~out], l2)
         right += int((((z[out] @ weights[:-1] + weights[-1]) > 0) == (sides[out] > 0)).sum())
@@ -352,7 +395,7 @@ def _ridge(z: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray
 
 
 def _regressed(
-    z: NDArray[np.float64], values: NDArray[np.float64]
+    z: NDArray[np.float64], values: NDArray[np.float64], should_stop: Callable[[], bool] | None
 ) -> tuple[NDArray[np.float64], float | None]:
     """Return the weights of a ridge regression on z, and R² on points left out (None with fewer than 10)."""
     weights, _ = _ridge(z, values)
@@ -360,6 +403,7 @@ def _regressed(
         return weights, None
     parts, errors = _folds(len(z)), np.empty(len(z))
     for part in range(_FOLDS):
+        require_not_stopped(should_stop)
         out = parts == part
         fitted, bias = _ridge(z[~out], values[~out])
         errors[out] = values[out] - z[out] @ fitted - bias

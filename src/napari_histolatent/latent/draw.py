@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import nn
 
 from napari_histolatent.errors import UserError
+from napari_histolatent.models.folding import kept_folded
 from napari_histolatent.models.images import to_pixels
 
 if TYPE_CHECKING:
@@ -17,22 +22,71 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_histolatent.latent.points import LatentPoint
+    from napari_histolatent.latent.tuned import TunedWeights
     from napari_histolatent.models.protocols import Generator
 
 _AT_ONCE = 64
+_MOST_COPIES = 2
+"""Tuned copies of a generator that are kept: that of the tile before too, for going back and forth."""
+
+_copies: WeakKeyDictionary[nn.Module, OrderedDict[str, Any]] = WeakKeyDictionary()
+_one_at_a_time = Lock()
 
 
-def draw(generator: Generator, points: Sequence[LatentPoint], *, device: torch.device) -> NDArray[np.uint8]:
+def draw(
+    generator: Generator,
+    points: Sequence[LatentPoint],
+    *,
+    device: torch.device,
+    folds: bool = True,
+) -> NDArray[np.uint8]:
     """Return the generator's images of points, uint8, shape (n, size_px, size_px, 3).
 
-    A point of a tuned copy has to be drawn by that copy (`latent.tuned.TunedWeights.applied`).
+    A point of a tuned copy has to be drawn by that copy (`tuned_copy`).
+
+    Parameters
+    ----------
+    generator
+        In evaluation mode.
+    points
+        Of its latent space.
+    device
+        It lies on.
+    folds
+        Whether its folded copy draws, the same to 1e-4 of a range from -1 to 1: not worth it for a network that is gone
+        after a few pictures.
 
     Raises
     ------
     UserError
         If a point's offsets are not of this generator's layers.
     """
-    return np.concatenate([to_pixels(part) for part in _parts(generator, points, device)])
+    network = kept_folded(generator) if folds else generator
+    return np.concatenate([to_pixels(part) for part in _parts(network, points, device)])
+
+
+def tuned_copy(generator: Generator, weights: TunedWeights) -> Generator:
+    """Return the copy of a generator with tuned weights, the same for as long as no others are asked for.
+
+    For copies that draw again and again, as of a tile that is edited; others are made by `TunedWeights.applied`. The
+    generator has to keep its weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights are not of this network.
+    """
+    if not isinstance(generator, nn.Module):
+        return weights.applied(generator)
+    with _one_at_a_time:
+        copies = _copies.setdefault(generator, OrderedDict())
+        if weights.digest not in copies:
+            copies[weights.digest] = weights.applied(generator)
+        copies.move_to_end(weights.digest)
+        while len(copies) > _MOST_COPIES:
+            copies.popitem(last=False)
+        result: Generator = copies[weights.digest]
+    return result
 
 
 def drawn_float(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Tensor:
@@ -43,7 +97,7 @@ def drawn_float(generator: Generator, points: Sequence[LatentPoint], device: tor
     UserError
         If a point's offsets are not of this generator's layers.
     """
-    return torch.cat(list(_parts(generator, points, device)))
+    return torch.cat(list(_parts(kept_folded(generator), points, device))).contiguous()
 
 
 def _parts(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Iterator[Tensor]:

@@ -25,6 +25,7 @@ Verdict = Literal["trust", "caution", "outside"]
 CALIBRATION_FILE = "calibration.json"
 """Beside a checkpoint's checkpoint.json, outside its digest."""
 FORMAT_VERSION = 1
+_LEAST_AGREEMENT = 0.9
 NO_CALIBRATION = "How far to believe it is not known: this model has no calibration yet; make it with `histolatent calibrate RUN --dataset DS`."
 
 _MEASURES: Mapping[str, str] = {
@@ -259,6 +260,8 @@ class Measures:
     class_of_tile: str | None = None
     class_of_reconstruction: str | None = None
     """What a classifier sees in each."""
+    classifier_digest: str = ""
+    """Which one that is."""
 
 
 def bounds_of(measured: Mapping[str, Sequence[float]]) -> dict[str, Bounds]:
@@ -274,6 +277,9 @@ def verdict_of(
     Judged is z alone, drawn by the generator itself: layers and copies that were tuned to a tile reproduce
     anything. trust: each measure is as of 90 % of held-out tiles, and the classifier sees the same class in tile and
     reconstruction. caution: as of 99 %, or the classes differ. outside: beyond. None without a calibration.
+
+    That the classes differ counts as every other measure does, where it is rare: of a classifier that sees
+    the same class in fewer than 90 % of held-out tiles it is told, no more.
     """
     if calibration is None or calibration.checkpoint_digest != inversion.point.checkpoint_digest:
         return None, (NO_CALIBRATION,)
@@ -299,15 +305,24 @@ def verdict_of(
             doubtful.append(
                 f"{_capital(what)} ({value:.3g}) is beyond that of 90 % of held-out tiles ({bounds.trusted:.3g})."
             )
+    told = []
     if measures.class_of_tile != measures.class_of_reconstruction:
-        doubtful.append(
-            f"The classifier sees {measures.class_of_tile} in the tile and {measures.class_of_reconstruction} in its reconstruction."
-        )
+        said = f"The classifier sees {measures.class_of_tile} in the tile and {measures.class_of_reconstruction} in its reconstruction"
+        agreement = calibration.class_agreement
+        if calibration.classifier_digest != measures.classifier_digest or agreement is None:
+            doubtful.append(f"{said}.")
+        elif agreement >= _LEAST_AGREEMENT:
+            doubtful.append(f"{said}, which is so in {100 * (1 - agreement):.0f} % of held-out tiles only.")
+        else:
+            told.append(
+                f"{said}; that is so in {100 * (1 - agreement):.0f} % of held-out tiles and does not count."
+            )
     if beyond:
-        return "outside", (*beyond, *doubtful)
+        return "outside", (*beyond, *doubtful, *told)
     if doubtful:
-        return "caution", tuple(doubtful)
-    return "trust", (f"All that was measured is as of 90 % of {calibration.n} held-out tiles.",)
+        return "caution", (*doubtful, *told)
+    fine = f"Everything measured is as good as in nine of ten of {calibration.n} real tiles that the model was tested on."
+    return "trust", (fine, *told)
 
 
 def _capital(text: str) -> str:

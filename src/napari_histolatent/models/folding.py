@@ -9,7 +9,9 @@ anyway: without it they spend a sixth of the time on putting maps in order (s1 a
 from __future__ import annotations
 
 import copy
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -27,6 +29,41 @@ _CHECKED = 2
 _SEED = 0
 
 _FOLDABLE = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+_kept: WeakKeyDictionary[nn.Module, tuple[object, Any]] = WeakKeyDictionary()
+"""Of each network: what its weights were, and its folded copy. A copy holds nothing of its network."""
+_one_at_a_time = Lock()
+
+
+def kept_folded(generator: _Network) -> _Network:
+    """Return what draws a generator's pictures soonest: its folded copy, made once and kept as long as the generator.
+
+    A network whose weights changed since, in place or by moving, is folded anew. One that is learning, or lies on another
+    device than the CPU, draws for itself. May be called by several threads.
+
+    Parameters
+    ----------
+    generator
+        That draws more than a few pictures: folding costs as much time as some ten of them.
+    """
+    if not isinstance(generator, nn.Module) or generator.training:
+        return generator
+    if next(generator.parameters(), torch.empty(0)).device.type != "cpu":
+        return generator
+    weights = _weights_now(generator)
+    with _one_at_a_time:
+        before, found = _kept.get(generator, (None, None))
+        if before != weights:
+            found = folded(generator)
+            _kept[generator] = weights, found
+    result: _Network = found
+    return result
+
+
+def _weights_now(network: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Return what is another whenever weights are: where they lie, and how often they were written to."""
+    held = (*network.parameters(), *network.buffers())
+    return tuple((value.data_ptr(), value._version) for value in held)
 
 
 def folded(generator: _Network) -> _Network:

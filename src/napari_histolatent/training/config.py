@@ -190,6 +190,10 @@ class TrainingConfig(_Config):
         False, "Condition on each class's share of the patch's area instead of on one class."
     )
     encoder_steps: int = option(0, "Steps of an encoder's training after the GAN's; 0: none.")
+    calibrate: bool = option(
+        True,
+        "Search held-out patches at the end, which says how far to believe a reverse search; 256 at most.",
+    )
     precision: str = option("fp32", "fp32, bf16 or fp16: of the convolutions; weights stay fp32.")
     devices: int = option(1, "Processes on each machine, one a device; the batch is divided among them.")
     nodes: int = option(1, "Machines.")

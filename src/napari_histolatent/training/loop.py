@@ -40,6 +40,7 @@ _SILENCE_SECONDS = 10.0
 _NOT_MEASURED = "There was not enough memory to measure the samples, which was skipped; the training goes on."
 _MAY_CHANGE = frozenset(
     {
+        "calibrate",
         "channels_last",
         "checkpoint_every",
         "compile",

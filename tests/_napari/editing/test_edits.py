@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from napari_histolatent._napari._editing import Models, load_models
+from napari_histolatent._napari._editing import Models, Seen, load_models, seen_in
 from napari_histolatent._napari.editing._edits import (
     EditState,
     edit_of,
     effect_words,
+    flip_words,
     is_same_target,
     sample_of,
+    seen_class,
     targets_of,
     tray_tile,
     why_no_flip,
+    with_tile_kept,
 )
-from napari_histolatent._napari.editing._searching import Found, checked_tile, find
+from napari_histolatent._napari.editing._searching import FIGURES_TIP, Found, checked_tile, find
 from napari_histolatent._napari.editing._words import in_dock
 from napari_histolatent.errors import UserError
 from napari_histolatent.jobs import edits
 from napari_histolatent.jobs.calibration import Judged
 from napari_histolatent.jobs.tiles import Tile, cut_tile
-from napari_histolatent.latent.blend import EditEffect
+from napari_histolatent.latent.blend import EditEffect, residual_edit
 from napari_histolatent.latent.search_options import OWN_STEPS, SearchOptions
 
 if TYPE_CHECKING:
@@ -108,9 +111,14 @@ def test_a_search_knows_its_figures_and_that_nobody_calibrated(models: Models, t
     assert found.search.inversion.perceptual is not None
     assert found.judged.verdict is None
     assert "calibrat" in found.judged.reasons[0]
-    assert found.words.startswith("Found by fast in ")
-    for figure in ("RMSE", "PSNR", "SSIM", "perceptual distance", "Searched as epithelium", "% of those"):
-        assert figure in found.words
+    meaning, figures = found.words.splitlines()
+    assert meaning.endswith("Searched as epithelium.")
+    assert not any(mark in meaning for mark in ("RMSE", "PSNR", "SSIM"))
+    assert figures.startswith("Found by fast in ")
+    for figure in ("RMSE", "PSNR", "SSIM", "perceptual distance", "% of those"):
+        assert figure in figures
+    for figure in ("RMSE", "PSNR", "SSIM"):
+        assert f"{figure}:" in FIGURES_TIP
 
 
 def test_a_search_that_was_stopped_is_not_judged(models: Models, tile: Tile) -> None:
@@ -180,10 +188,74 @@ def test_targets_are_told_apart_without_looking_at_pixels(sample: Tile) -> None:
 
 def test_the_words_of_an_edit_say_what_stands_against_it() -> None:
     weak = effect_words(EditEffect(change_rmse=0.02, error_rmse=0.1, share_by_mean_colour=0.97))
-    assert "changes less (RMSE 0.020) than the reverse search got wrong" in weak
-    assert "changes the stain alone" in weak
-    strong = effect_words(EditEffect(change_rmse=0.2, error_rmse=0.0, share_by_mean_colour=0.1))
-    assert strong == "The edit changes RMSE 0.200; mean colour alone explains 10% of it."
+    meaning, figures = weak.splitlines()
+    assert meaning.startswith("Do not rely on this edit: it changes less than the search missed")
+    assert "changes the stain alone" in meaning
+    assert figures == "Change 0.020, missed 0.100; shift of colour 97% of the change."
+    strong = effect_words(EditEffect(change_rmse=0.2, error_rmse=0.1, share_by_mean_colour=0.1))
+    assert strong.startswith("The edit changes 2.0 times as much as the search missed")
+    assert "Most of it is structure" in strong
+    assert "RMSE" not in strong
+    most = effect_words(EditEffect(change_rmse=0.6, error_rmse=0.0, share_by_mean_colour=0.88))
+    assert "Most of it is one shift of colour" in most
+    assert "88%" in most
+    assert "missed" not in most
+    assert "changes nothing" in effect_words(EditEffect(0.0, 0.1, 0.0))
+
+
+def test_a_start_that_was_steered_is_no_error_of_the_search(models: Models, tile: Tile) -> None:
+    found = find(models, tile, method="fast", options=QUICK)
+    steered = replace(found.search.reconstruction, pixels=255 - found.search.reconstruction.pixels)
+    missed = [
+        edit_of(
+            models, EditState(tile=tile, found=found, base=base), "stroma", evidence_for=None
+        ).effect.error_rmse
+        for base in (found.search.reconstruction, steered)
+    ]
+    assert missed[0] == missed[1] > 0
+
+
+def test_heatmaps_that_are_compared_are_of_the_class_the_tile_is_seen_as(models: Models, tile: Tile) -> None:
+    found = find(models, tile, method="fast", options=QUICK)
+    state = EditState(tile=tile, found=found, base=found.search.reconstruction)
+    for named, expected in ((None, seen_class(seen_in(models, [tile], None)[0])), ("stroma", "stroma")):
+        edit = edit_of(models, state, "stroma", evidence_for=named, compares=True)
+        seen = (edit.tile_seen, edit.start_seen, edit.end_seen)
+        assert {item.heatmap.target for item in seen} == {expected} == {edit.evidence_for}
+    assert edit_of(models, state, "stroma", evidence_for=None).evidence_for is None
+
+
+def test_a_flip_to_what_the_tile_is_already_is_said_to_be_none(models: Models, tile: Tile) -> None:
+    found = find(models, tile, method="fast", options=QUICK, label="stroma")
+    assert found.label == "stroma"
+    state = EditState(tile=tile, found=found, base=found.search.reconstruction, towards="epithelium")
+    edit = edit_of(models, state, "epithelium", evidence_for=None)
+    assert "annotated as epithelium already" in flip_words(state, edit)
+    blank = replace(state, tile=replace(tile, label=None))
+    as_one, as_other = (
+        Seen(probabilities={"epithelium": chance, "stroma": 1 - chance}) for chance in (0.75, 0.25)
+    )
+    already = flip_words(blank, replace(edit, tile_seen=as_one))
+    assert "sees the tile as epithelium already" in already
+    assert flip_words(blank, replace(edit, tile_seen=as_other, end_seen=as_one)) == ""
+    in_vain = flip_words(blank, replace(edit, tile_seen=as_other, end_seen=as_other))
+    assert "it sees stroma (0.75), not epithelium (0.25)" in in_vain
+    assert flip_words(replace(blank, towards=tile), edit) == ""
+
+
+def test_what_is_kept_of_a_tile_is_put_below_what_was_steered(models: Models, tile: Tile) -> None:
+    found = find(models, tile, method="fast", options=QUICK)
+    before = found.search.reconstruction
+    steered = replace(before, pixels=(before.pixels // 2))
+    state = EditState(tile=tile, found=found, base=steered, keeps_residual=True)
+    expected = residual_edit(tile.pixels, before.pixels, steered.pixels)
+    assert np.array_equal(with_tile_kept(state, steered).pixels, expected)
+    plain = replace(state, keeps_residual=False)
+    assert with_tile_kept(plain, steered) is steered
+    seen = [
+        edit_of(models, item, "stroma", evidence_for=None).end_seen.probabilities for item in (state, plain)
+    ]
+    assert seen[0] != seen[1], "what is seen is that which is shown"
 
 
 def test_no_remark_of_the_dock_names_an_option_of_the_command_line(models: Models, tile: Tile) -> None:

@@ -100,6 +100,20 @@ def test_changes_are_put_onto_a_real_tile(request_: PathRequest, keys: tuple[Til
     assert edited.tile.synthetic
 
 
+def test_what_was_steered_before_the_path_is_put_onto_the_tile_too(
+    request_: PathRequest, keys: tuple[Tile, Tile]
+) -> None:
+    rng = np.random.default_rng(0)
+    real, before = (
+        replace(keys[0], pixels=rng.integers(90, 160, keys[0].pixels.shape, np.uint8)) for _ in "ab"
+    )
+    kept = PathDrawer(replace(request_, residual_on=real, residual_from=before), 3)
+    start = PathDrawer(request_, 3)([0])[0].tile
+    assert np.array_equal(kept([0])[0].tile.pixels, residual_edit(real.pixels, before.pixels, start.pixels))
+    own = PathDrawer(replace(request_, residual_on=real, residual_from=keys[0]), 3)
+    assert np.array_equal(own([0])[0].tile.pixels, real.pixels), "an unsteered start: the tile itself"
+
+
 def test_a_drawer_that_is_stopped_returns_no_frames(request_: PathRequest) -> None:
     assert PathDrawer(request_, 5, should_stop=lambda: True)([2]) == []
 
@@ -125,3 +139,36 @@ def test_requests_are_told_apart_without_looking_at_pixels(
     assert not request_.is_same_as(replace(request_, **change))
     assert not request_.is_same_as(replace(request_, keys=(keys[0], replace(keys[1]))))
     assert not request_.is_same_as(None)
+
+
+@pytest.mark.parametrize("keeps_tile", [False, True])
+def test_other_evidence_is_looked_for_in_the_same_images(
+    models: Models, request_: PathRequest, monkeypatch: pytest.MonkeyPatch, keeps_tile: bool
+) -> None:
+    request = replace(request_, residual_on=request_.keys[1] if keeps_tile else None)
+    before = PathDrawer(request, 5)
+    frames = before([1, 4])
+    drawn: list[list[float]] = []
+    real, looked = edits.drawn_tiles, edits.path_times
+    monkeypatch.setattr(
+        edits, "drawn_tiles", lambda g, keys, ts, **k: drawn.append(list(ts)) or real(g, keys, ts, **k)
+    )
+    monkeypatch.setattr(edits, "path_times", lambda *a, **k: pytest.fail("the places are known"))
+    again = PathDrawer(replace(request, evidence_for="stroma"), 5, before=before)([4, 2, 1])
+    assert [len(ts) for ts in drawn if ts] == [1], "the one that was not there yet"
+    assert again[2].tile is frames[0].tile
+    assert again[0].tile is frames[1].tile
+    assert [frame.seen.heatmap.target for frame in again] == ["stroma"] * 3
+    assert [again[2].t, again[0].t] == [frame.t for frame in frames]
+    monkeypatch.setattr(edits, "path_times", looked)
+    drawn.clear()
+    PathDrawer(replace(request, timing="even"), 5, before=before)([1, 4])
+    assert sum(map(len, drawn)) >= 2, "other images are drawn"
+
+
+def test_a_path_even_in_probability_is_another_for_another_classifier(request_: PathRequest) -> None:
+    request = replace(request_, timing="probability")
+    assert request.has_images_of(replace(request, evidence_for="stroma", layer="any"))
+    assert not request.has_images_of(replace(request, classifier=None))
+    assert request_.has_images_of(replace(request_, classifier=None))
+    assert not request_.has_images_of(None)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from superqt.utils import create_worker
 
 from napari_histolatent._napari._editing import Seen
+from napari_histolatent._napari.editing import _player
 from napari_histolatent._napari.editing._player import FRAMES, Frame, FramePlayer, coarse_to_fine
 from napari_histolatent.errors import UserError
 from napari_histolatent.jobs.tiles import Tile
@@ -277,6 +279,25 @@ def test_a_player_that_is_let_go_is_gone_once_its_work_has_ended(qtbot: Any, dra
         return gone() is None
 
     qtbot.waitUntil(is_gone, timeout=int(PATIENCE_SECONDS * 1000))
+
+
+def test_nothing_hangs_on_a_worker_that_qt_keeps(
+    qtbot: Any, drawing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Any] = []
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        kept.append(create_worker(*arguments, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(_player, "create_worker", keep)
+    player, item = FramePlayer(), Drawing(3, is_open=True)
+    player.start(item, n_frames=3)
+    idle(qtbot, player)
+    ends = weakref.ref(player), weakref.ref(item)
+    del player, item
+    qtbot.waitUntil(lambda: gc.collect() >= 0 and all(end() is None for end in ends))
+    assert len(kept) == 1
 
 
 def test_the_application_ends_what_is_computed(qtbot: Any, player: FramePlayer, drawing: Any) -> None:

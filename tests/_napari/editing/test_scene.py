@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import pytest
 from napari_histolatent._napari._editing import Seen
 from napari_histolatent._napari._layers import KEY, set_pixel_size, slide_layer
 from napari_histolatent._napari.editing._scene import (
+    PUT_AWAY,
     Look,
     Scene,
     ground_of,
@@ -258,13 +258,111 @@ def test_a_layer_that_the_user_removed_comes_back_and_a_new_name_stays(
     assert shown.layer("edit").name == "my favourite"
 
 
-def test_another_tile_takes_the_layers_of_the_last_away(
+def told_of(layers: Any) -> list[str]:
+    """Return what is put into a layer list or taken out from now on: a list that grows."""
+    told: list[str] = []
+    layers.events.inserted.connect(lambda event: told.append(f"in: {event.value}"))
+    layers.events.removed.connect(lambda event: told.append(f"out: {event.value}"))
+    return told
+
+
+def test_another_tile_puts_the_layers_of_the_last_away(
     viewer: Any, shown: Scene, slide: Slide, tile: Tile
 ) -> None:
-    mine = viewer.add_image(np.zeros((4, 4)), name="mine")
+    edit, told = shown.layer("edit"), told_of(viewer.layers)
+    before = edit.data.copy(), dict(edit.metadata[KEY])
     shown.place(replace(tile), slide, draws_tile=False)
-    assert list(viewer.layers)[1:] == [mine]
+    assert shown.layer("edit") is None
+    assert not any(layer.visible for layer in list(viewer.layers)[1:])
     assert shown.maximum == 0
+    assert told == []
+    assert np.array_equal(edit.data, before[0])
+    assert edit.metadata[KEY] == {**before[1], PUT_AWAY: True}, "it says what it shows still"
+
+
+def test_the_next_tile_is_shown_in_the_same_layers(
+    viewer: Any, slide: Slide, shown: Scene, noise: Callable[..., np.ndarray]
+) -> None:
+    edit, heatmap = shown.layer("edit"), shown.layer("heatmap edit")
+    edit.name, edit.visible, edit.opacity = "my favourite", False, 0.3
+    told = told_of(viewer.layers)
+    other = cut_tile(slide, (400.0, 100.0), size_px=2 * SIDE, mpp=0.5)
+    shown.place(other, slide, draws_tile=False)
+    pixels = noise(2 * SIDE, 2 * SIDE, seed=5)
+    shown.show("edit", other.redrawn(pixels, POINT, "other"), seen(other, 1.0, target="fat"))
+    assert shown.layer("edit") is edit
+    assert told == []
+    assert np.array_equal(edit.data, pixels)
+    left, top, *_ = other.level0_box
+    assert corner(edit, viewer.layers[0]) == pytest.approx((top, left))
+    assert corner(heatmap, viewer.layers[0]) == pytest.approx((top, left))
+    assert edit.scale == pytest.approx((0.5, 0.5)), "pixels of another size"
+    assert (edit.name, edit.visible, edit.opacity) == ("SYNTHETIC edit", True, 1.0), "as a new one would be"
+    assert heatmap.name == "Grad-CAM edit: fat (of a SYNTHETIC tile)"
+    assert PUT_AWAY not in edit.metadata[KEY]
+    assert shown.layer("reconstruction") is None
+    shown.show("edit", other.redrawn(255 - pixels, POINT, "next"))
+    assert np.array_equal(pixels, noise(2 * SIDE, 2 * SIDE, seed=5)), "a picture stays what it was"
+
+
+def test_what_the_user_took_away_while_it_was_put_away_comes_anew(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile
+) -> None:
+    edit = shown.layer("edit")
+    shown.forget()
+    viewer.layers.remove(edit)
+    shown.place(tile, slide, draws_tile=False)
+    shown.show("edit", tile)
+    assert shown.layer("edit") is not edit
+    assert np.array_equal(shown.layer("edit").data, tile.pixels)
+
+
+def test_what_was_hidden_by_hand_stays_hidden_while_the_slider_moves(
+    shown: Scene, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    shown.layer("edit").visible = False
+    shown.show("edit", drawn(tile, noise, 3), seen(tile, 1.5))
+    assert not shown.layer("edit").visible
+    assert shown.layer("heatmap edit").visible
+
+
+def test_heatmaps_lie_above_pictures_whichever_came_first(
+    viewer: Any, slide: Slide, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    add(viewer, slide_layer(slide))
+    scene = Scene(viewer)
+    scene.set_look(Look(thresholds=(0.5,)))
+    scene.place(tile, slide, draws_tile=False)
+    scene.show("tile", tile, seen(tile, 1.0))
+    scene.show("reconstruction", drawn(tile, noise, 1), seen(tile, 1.0))
+    scene.show("edit", drawn(tile, noise, 1))
+    keys = (
+        "reconstruction",
+        "edit",
+        "heatmap tile",
+        "heatmap reconstruction",
+        "lines tile",
+        "lines reconstruction",
+    )
+    assert list(viewer.layers)[1:] == [scene.layer(key) for key in keys]
+
+
+def test_what_is_put_away_is_in_the_unit_of_the_slide_that_is_there(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile
+) -> None:
+    edit = shown.layer("edit")
+    assert {str(unit) for unit in edit.units} == {"micrometer"}
+    shown.place(replace(tile, level0_box=None, mpp=None), None, draws_tile=False)
+    assert {str(unit) for unit in edit.units} == {"pixel"}
+
+
+def test_at_a_new_tile_the_layers_lie_above_what_was_opened_since(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile
+) -> None:
+    mine = list(viewer.layers)[1:]
+    opened = viewer.add_image(np.zeros((4, 4)), name="another slide")
+    shown.place(tile, slide, draws_tile=False)
+    assert list(viewer.layers)[1:] == [opened, *mine]
 
 
 def test_the_users_selection_stays(viewer: Any, slide: Slide, tile: Tile) -> None:
@@ -274,16 +372,3 @@ def test_the_users_selection_stays(viewer: Any, slide: Slide, tile: Tile) -> Non
     scene.place(tile, slide, draws_tile=True)
     scene.show("tile", tile, seen(tile, 1.0))
     assert viewer.layers.selection.active is chosen
-
-
-def test_taking_layers_away_collects_little_and_leaves_nothing_frozen(
-    shown: Scene, viewer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.platform", "linux")
-    tracked: list[int] = []
-    viewer.layers.events.removed.connect(lambda: tracked.append(len(gc.get_objects())))
-    in_all = len(gc.get_objects())
-    shown.forget()
-    assert tracked
-    assert max(tracked) < in_all / 10, "napari collects at each layer: what it would go through"
-    assert gc.get_freeze_count() == 0

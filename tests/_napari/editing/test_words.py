@@ -22,6 +22,10 @@ from napari_histolatent._napari.editing._words import in_dock
         ),
         ("The model has no classes; leave --label out.", "The model has no classes."),
         (
+            "flip it to a, or name its own class with --label if the search took the wrong one.",
+            "or choose its own class at “Search as” and search again.",
+        ),
+        (
             "so its edits may show that; give --normalise-stain to bring it there first.",
             "tick “Normalise the stain”",
         ),

@@ -172,6 +172,27 @@ def test_measured_and_main_directions_are_made(
     assert not panel.cancel_button.isVisible()
 
 
+@pytest.mark.parametrize("way", [MEASURE, COMPONENTS])
+def test_the_making_of_a_direction_can_be_stopped(
+    qtbot: Any,
+    binding: DirectionsBinding,
+    panel: DirectionsPanel,
+    endless: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    name = {MEASURE: "direction_of_measure", COMPONENTS: "main_directions"}[way]
+    monkeypatch.setattr(steering, name, lambda *_, should_stop, **__: endless.wait(should_stop) or [])
+    choose(panel, way)
+    qtbot.mouseClick(panel.make_button, LEFT)
+    qtbot.waitUntil(endless.entered.is_set, timeout=20_000)
+    qtbot.mouseClick(panel.cancel_button, LEFT)
+    idle(qtbot, binding)
+    assert endless.stopped.is_set()
+    assert names(panel) == []
+    assert panel.make_button.isEnabled()
+
+
 def test_groups_that_do_not_differ_are_refused(
     qtbot: Any,
     binding: DirectionsBinding,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
 
 from napari_histolatent._napari.widgets.library_binding import LibraryBinding, own_library, said_synthetic
 from napari_histolatent._napari.widgets.library_panel import LibraryPanel
@@ -259,7 +260,8 @@ def test_another_folder_is_another_library(
     panel.folder_chosen.emit(str(tmp_path / "theirs"))
     idle(qtbot, binding)
     assert listed(panel) == ["theirs"]
-    assert str(tmp_path / "theirs") in panel.folder_note.text()
+    assert panel.folder_note.text() == "Library: theirs"
+    assert str(tmp_path / "theirs") in panel.folder_note.toolTip()
     qtbot.mouseClick(panel.own_button, LEFT)
     idle(qtbot, binding)
     assert listed(panel) == ["first", "second", "strange"]
@@ -374,16 +376,48 @@ def test_the_nearest_real_patches_are_shown_and_the_dataset_is_looked_through_on
     binding.close()
 
 
-def test_without_a_dataset_it_is_said_in_the_words_of_the_dock(
-    qtbot: Any, binding: LibraryBinding, panel: LibraryPanel, dock: Dock, errors: list[str]
+def test_without_a_dataset_one_is_asked_for_and_one_that_does_not_fit_is_forgotten(
+    qtbot: Any,
+    binding: LibraryBinding,
+    panel: LibraryPanel,
+    dock: Dock,
+    errors: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fill(qtbot, binding, dock)
     select(panel, "first")
+    assert panel.neighbours_button.text().endswith("…")
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "nothing"))
     qtbot.mouseClick(panel.neighbours_button, LEFT)
     idle(qtbot, binding)
-    assert "is not known; choose it in the Train dock" in errors[0]
+    assert len(errors) == 1
     assert not panel.neighbours_note.isVisible()
     assert not panel.cancel_button.isVisible()
+    assert panel.neighbours_button.text().endswith("…"), "it asks again"
+
+
+def test_a_dataset_that_is_there_needs_no_asking(
+    qtbot: Any, tiny_dataset: Path, panel: LibraryPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = untrained_generator(size_px=32)
+    checkpoint = replace(generator.checkpoint, classes=("epithelium", "stroma"))
+    tiles = edits.sample_tiles(generator, 1, label=None, seed=1)
+    dock = Dock(replace(generator, checkpoint=checkpoint), tiles)
+    binding = LibraryBinding(
+        panel,
+        generator=lambda: dock.generator,
+        current=lambda: None,
+        show=dock.shown.append,
+        dataset=lambda: dock.dataset,
+    )
+    idle(qtbot, binding)
+    assert panel.neighbours_button.text().endswith("…")
+    dock.dataset = tiny_dataset
+    binding.dataset_changed()
+    idle(qtbot, binding)
+    assert panel.neighbours_button.text() == "Nearest real patches"
+    binding.close()
 
 
 def test_a_picture_of_the_library_says_that_it_is_synthetic() -> None:

@@ -143,7 +143,9 @@ def test_the_tray_and_long_work_are_shown_only_when_there_are_any(panel: Library
 def test_another_folder_is_chosen_and_left_again(
     qtbot: Any, panel: LibraryPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    panel.set_folder("/here", is_own=True)
+    panel.set_folder("/here/mine", is_own=True)
+    assert panel.folder_note.text() == "Library: your own"
+    assert "/here/mine" in panel.folder_note.toolTip()
     assert not panel.own_button.isEnabled()
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")
     with qtbot.assertNotEmitted(panel.folder_chosen):
@@ -152,10 +154,30 @@ def test_another_folder_is_chosen_and_left_again(
     with qtbot.waitSignal(panel.folder_chosen) as chosen:
         qtbot.mouseClick(panel.other_button, LEFT)
     assert chosen.args == ["/there"]
-    panel.set_folder("/there", is_own=False)
+    panel.set_folder("/there/of <b>", is_own=False)
+    assert panel.folder_note.text() == "Library: of <b>"
+    assert "/there/of &lt;b&gt;" in panel.folder_note.toolTip()
     with qtbot.waitSignal(panel.folder_chosen) as chosen:
         qtbot.mouseClick(panel.own_button, LEFT)
     assert chosen.args == [""]
+
+
+def test_without_the_generators_own_patches_a_dataset_is_asked_for(
+    qtbot: Any, panel: LibraryPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    click(qtbot, panel, 0)
+    with qtbot.waitSignal(panel.neighbours_requested):
+        qtbot.mouseClick(panel.neighbours_button, LEFT)
+    panel.set_has_patches(False)
+    assert panel.neighbours_button.text().endswith("…")
+    assert "are not on this computer" in panel.neighbours_button.toolTip()
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")
+    with qtbot.assertNotEmitted(panel.patches_chosen), qtbot.assertNotEmitted(panel.neighbours_requested):
+        qtbot.mouseClick(panel.neighbours_button, LEFT)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "/patches")
+    with qtbot.waitSignal(panel.patches_chosen) as chosen:
+        qtbot.mouseClick(panel.neighbours_button, LEFT)
+    assert chosen.args == ["1", "/patches"]
 
 
 def test_it_fits_into_the_narrowest_dock(panel: LibraryPanel) -> None:

@@ -44,8 +44,10 @@ class Drawer:
     made: ClassVar[list[Drawer]] = []
     fault: ClassVar[Exception | None] = None
 
-    def __init__(self, request: PathRequest, n_frames: int, *, should_stop: Any) -> None:
-        self.request, self.n_frames, self.should_stop = request, n_frames, should_stop
+    def __init__(
+        self, request: PathRequest, n_frames: int, *, should_stop: Any, before: Drawer | None
+    ) -> None:
+        self.request, self.n_frames, self.should_stop, self.before = request, n_frames, should_stop, before
         Drawer.made.append(self)
 
     def __call__(self, indices: list[int]) -> list[Frame]:
@@ -163,6 +165,7 @@ def test_the_same_path_is_drawn_once_and_another_one_anew(
     assert [drawer.request.evidence_for for drawer in drawers] == [None, "tumour"]
     assert drawers[0].should_stop()
     assert not drawers[1].should_stop()
+    assert drawers[1].before is drawers[0], "what it has drawn can be taken over"
 
 
 def test_no_path_clears_the_panel(panel: PathPanel, owner: Owner, ready: PathBinding) -> None:

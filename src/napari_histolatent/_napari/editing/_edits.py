@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     """What an edit goes towards: a class, a tile of the tray, or a point of the library."""
 
 
+_MOST = 0.5
+
+
 @dataclass(frozen=True, eq=False)
 class EditState:
     """What is edited, and towards what: a step of the history."""
@@ -57,6 +60,9 @@ class Edit:
     tile_seen: Seen
     start_seen: Seen
     end_seen: Seen
+    """In what the right end of the slider shows: with the tile's own details, where they are kept."""
+    evidence_for: str | None = None
+    """The class whose evidence is mapped in all images; None: in each the one that is seen there."""
 
 
 def targets_of(models: Models, state: EditState) -> tuple[str, ...]:
@@ -76,6 +82,7 @@ def edit_of(
     *,
     evidence_for: str | None,
     layer: str | None = None,
+    compares: bool = False,
 ) -> Edit:
     """Return an edit that is ready to be drawn. A tile without a latent point of this generator is searched first.
 
@@ -89,6 +96,9 @@ def edit_of(
         A class, or a tile of the generator's size.
     evidence_for, layer
         See `seen_in`.
+    compares
+        Whether the heatmaps are to be compared: where no class is named, all are then of the class that the tile is
+        seen as.
 
     Raises
     ------
@@ -106,17 +116,61 @@ def edit_of(
         end = towards
     else:
         end = _searched(models, towards)
-    real = state.tile if state.found is not None else None
-    shown = [tile for tile in (state.tile, base, end) if tile is not None]
+    effect = effect_of(base.pixels, end.pixels)
+    if state.found is not None and state.tile is not None:
+        # A slider may have moved the start away from what was found: that is no error of the search.
+        drawn = state.found.search.reconstruction.pixels
+        missed = effect_of(drawn, drawn, real=state.tile.pixels).error_rmse
+        effect = replace(effect, error_rmse=missed)
+    edit = Edit(base, end, effect, Seen(), Seen(), Seen())
+    return looked_at(models, state, edit, evidence_for=evidence_for, layer=layer, compares=compares)
+
+
+def looked_at(
+    models: Models,
+    state: EditState,
+    edit: Edit,
+    *,
+    evidence_for: str | None,
+    layer: str | None = None,
+    compares: bool = False,
+) -> Edit:
+    """Return an edit of the same pictures, with what is seen in them for another class or in another layer.
+
+    The parameters are those of `edit_of`.
+    """
+    ends = edit.start, with_tile_kept(state, edit.end)
+    shown = [tile for tile in (state.tile, *ends) if tile is not None]
+    if compares and evidence_for is None:
+        evidence_for = seen_class(seen_in(models, shown[:1], None)[0])
     seen = seen_in(models, shown, evidence_for, layer=layer)
-    return Edit(
-        start=base,
-        end=end,
-        effect=effect_of(base.pixels, end.pixels, real=real.pixels if real is not None else None),
+    return replace(
+        edit,
         tile_seen=seen[0] if state.tile is not None else Seen(),
         start_seen=seen[-2],
         end_seen=seen[-1],
+        evidence_for=evidence_for,
     )
+
+
+def with_tile_kept(state: EditState, drawn: Tile) -> Tile:
+    """Return what the generator draws, put onto the real tile where the state asks for that.
+
+    What has changed since the reconstruction is put on: x + (G - reconstruction).
+    """
+    if not state.keeps_residual or state.found is None or state.tile is None:
+        return drawn
+    from napari_histolatent.latent.blend import residual_edit
+
+    before = state.found.search.reconstruction
+    pixels = residual_edit(state.tile.pixels, before.pixels, drawn.pixels)
+    return replace(drawn, pixels=pixels, residual=1.0)
+
+
+def seen_class(seen: Seen) -> str | None:
+    """Return the class that is the most probable one; None without a classifier."""
+    chances = seen.probabilities
+    return max(chances, key=chances.__getitem__) if chances else None
 
 
 def _searched(models: Models, tile: Tile) -> Tile:
@@ -183,13 +237,59 @@ def why_no_flip(classes: tuple[str, ...]) -> str:
     return ""
 
 
+EFFECT_TIP = (
+    "Change: how far the picture at the right end of the slider is from the one at the left end. Missed: how far the "
+    "reconstruction is from the real tile. Both are the root of the mean squared difference (RMSE) of pixels from -1 to "
+    "1: 0 is the same picture, 0.1 about 13 of 255 levels of brightness, 2 black against white. An edit can be believed "
+    "only as far as it changes more than was missed. Shift of colour: the share of the change that is the same in all "
+    "pixels, as of another stain."
+)
+"""What the figures of `effect_words` are."""
+
+
 def effect_words(effect: EditEffect) -> str:
-    """Return what has to be known of an edit, in sentences."""
-    said = [in_dock(sentence) for sentence in effect.sentences]
-    size = f"The edit changes RMSE {effect.change_rmse:.3f}"
-    against = f", the search missed {effect.error_rmse:.3f}" if effect.error_rmse else ""
-    stain = f"; mean colour alone explains {effect.share_by_mean_colour:.0%} of it."
-    return " ".join([size + against + stain, *said])
+    """Return what an edit changes and how far to believe it, and below it the figures."""
+    change, missed, share = effect.change_rmse, effect.error_rmse, effect.share_by_mean_colour
+    if change == 0:
+        return "The edit changes nothing: both ends of the slider are the same picture."
+    if effect.is_below_error:
+        first = (
+            "Do not rely on this edit: it changes less than the search missed of the tile, so what it shows may be the "
+            "error of the search. The method Faithful misses least."
+        )
+    elif missed:
+        first = f"The edit changes {change / missed:.1f} times as much as the search missed of the tile."
+    else:
+        first = "The generator drew the start itself, so all of the change is the edit's."
+    if effect.is_stain_only:
+        stain = (
+            "It changes the stain alone: nearly all of the change is one shift of colour over the whole tile."
+        )
+    elif share >= _MOST:
+        stain = "Most of it is one shift of colour over the whole tile, the smaller part is structure."
+    else:
+        stain = "Most of it is structure, not one shift of colour over the whole tile."
+    against = f", missed {missed:.3f}" if missed else ""
+    return f"{first} {stain}\nChange {change:.3f}{against}; shift of colour {share:.0%} of the change."
+
+
+def flip_words(state: EditState, edit: Edit) -> str:
+    """Return why an edit towards a class is no flip of it; empty if it is one."""
+    towards, tile = state.towards, state.tile
+    if not isinstance(towards, str):
+        return ""
+    if tile is not None and tile.label == towards:
+        return f"This is no flip of what the tile is: it is annotated as {towards} already, and was searched in another class."
+    seen, what = (edit.tile_seen, "tile") if tile is not None else (edit.start_seen, "start")
+    if seen_class(seen) == towards:
+        return f"To the classifier this is no flip: it sees the {what} as {towards} already."
+    ends_as, chances = seen_class(edit.end_seen), edit.end_seen.probabilities or {}
+    if ends_as is not None and ends_as != towards and towards in chances:
+        return (
+            f"To the classifier this is no flip: at the right end of the slider it sees {ends_as} "
+            f"({chances[ends_as]:.2f}), not {towards} ({chances[towards]:.2f})."
+        )
+    return ""
 
 
 def tile_for(

@@ -130,44 +130,21 @@ class FramePlayer(QObject):
         if self._running is not None or self._waiting is None:
             return
         compute, self._waiting = self._waiting, None
-        generation, n_frames = self._generation, len(self._frames)
-
-        def work() -> UserError | None:
-            asked: set[int] = set()
-            while not self._is_stale(generation):
-                # At first one alone, soon more: the first is there at once.
-                n = min(max(1, len(asked)), _MOST_AT_ONCE)
-                part = coarse_to_fine(n_frames, self._at, asked)[:n]
-                if not part:
-                    return None
-                try:
-                    frames = compute(part)
-                except UserError as error:
-                    return error
-                asked.update(part)
-                self._arrived.emit(generation, frames)
-            return None
-
-        def returned(found: tuple[UserError | None]) -> None:
-            (fault,) = found
-            if fault is not None:
-                fail(fault)
-
-        def fail(error: Exception) -> None:
-            if generation == self._generation:
-                self.failed.emit(error)
-
-        def ended() -> None:
-            self._running = None
-            self._begin()
-
-        # In a tuple, for superqt raises a result that is an exception. A fault of ours it raises on the UI thread.
-        worker = create_worker(lambda: (work(),))
-        worker.returned.connect(returned)
-        worker.errored.connect(fail)
-        worker.finished.connect(ended)
+        errand = _Errand(self, self._generation, len(self._frames), compute)
+        worker = create_worker(errand.run)
+        worker.returned.connect(lambda found: errand.tell(found[0]))
+        worker.errored.connect(lambda error: errand.tell(error))
+        worker.finished.connect(lambda: errand.end())  # also of one that the application ended
         self._running = worker
         start_beside(worker)
+
+    def _tell(self, generation: int, fault: Exception) -> None:
+        if generation == self._generation:
+            self.failed.emit(fault)
+
+    def _ended(self) -> None:
+        self._running = None
+        self._begin()
 
     def _is_stale(self, generation: int) -> bool:
         running = self._running
@@ -196,3 +173,46 @@ class FramePlayer(QObject):
         if is_moved or nearest is not self._nearest:
             self._nearest = nearest
             self.shown.emit(self._at, nearest)
+
+
+class _Errand:
+    """The frames of one path on their way, emptied when they have come to their end.
+
+    Qt now and then never lets go of a slot whose sender goes in another thread: see `_workers`.
+    """
+
+    def __init__(self, player: FramePlayer, generation: int, n_frames: int, compute: Compute) -> None:
+        self._player: FramePlayer | None = player
+        self._compute: Compute | None = compute
+        self._generation, self._n_frames = generation, n_frames
+
+    def run(self) -> tuple[UserError | None]:
+        """Compute them, in the thread. In a tuple, for superqt raises a result that is an exception."""
+        player, compute, generation = self._player, self._compute, self._generation
+        assert player is not None
+        assert compute is not None
+        asked: set[int] = set()
+        while not player._is_stale(generation):
+            # At first one alone, soon more: the first is there at once.
+            n = min(max(1, len(asked)), _MOST_AT_ONCE)
+            part = coarse_to_fine(self._n_frames, player._at, asked)[:n]
+            if not part:
+                break
+            try:
+                frames = compute(part)
+            except UserError as error:
+                return (error,)
+            asked.update(part)
+            player._arrived.emit(generation, frames)
+        return (None,)
+
+    def tell(self, fault: Exception | None) -> None:
+        """Say on the UI thread what went wrong, if anything did; a fault of ours superqt raises there besides."""
+        if self._player is not None and fault is not None:
+            self._player._tell(self._generation, fault)
+
+    def end(self) -> None:
+        """Let go of all, and begin what waits."""
+        player, self._player, self._compute = self._player, None, None
+        if player is not None:
+            player._ended()

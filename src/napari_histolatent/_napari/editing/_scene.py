@@ -1,13 +1,12 @@
 """What an edit looks like on the canvas: pictures, heatmaps, lines and differences as layers at the tile's place.
 
-While a slider moves, nothing but the data of layers that are there already is assigned.
+While a slider moves, nothing but the data of layers that are there already is assigned. To put a layer into a napari window
+costs some 50 ms, to take one out napari collects all garbage: what is not to be seen is hidden instead, and shows the next
+tile's data when there are some.
 """
 
 from __future__ import annotations
 
-import gc
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from napari_histolatent.errors import UserError
 from napari_histolatent.explain import colored_difference, contours, difference_of, translucent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("tile", "reconstruction", "edit")
 """The pictures of a scene, from left to right where they lie side by side."""
+
+PUT_AWAY = "is_put_away"
+"""In the metadata of a layer that is hidden until there is something to be seen in it again."""
 
 _SHIFTS = {"tile": 0, "reconstruction": 1, "edit": 2, "residual": 3, "difference": 4}
 """Tile widths to the right of the tile, side by side."""
@@ -168,11 +170,12 @@ class Scene:
         self._layers: dict[str, Any] = {}
         self._named: dict[str, str] = {}
         """What each layer was called last: a name that the user gave is kept."""
+        self._line_colors: dict[str, str] = {}
 
     # what is shown
 
     def place(self, tile: Tile, slide: Slide | None, *, draws_tile: bool) -> None:
-        """Go to a tile; what was shown of the one before is taken away.
+        """Go to a tile; what was shown of the one before is put away.
 
         Parameters
         ----------
@@ -185,6 +188,10 @@ class Scene:
         """
         self.forget()
         self._tile, self._slide, self._draws_tile = tile, slide, draws_tile
+        self._bring_to_top()
+        unit = ground_of(tile, slide.info if slide else None).unit
+        for layer in self._in_list().values():
+            layer.units = unit, unit  # of layers in several units napari knows no extent in any
 
     def show(self, column: str, tile: Tile | None, seen: Seen | None = None) -> None:
         """Show a tile in a column, and what a classifier sees in it; None takes both away."""
@@ -241,8 +248,10 @@ class Scene:
     @property
     def remark(self) -> str:
         """Why something that was asked for is not shown; empty if all is."""
-        if not self._look.shows_difference or not self._look.shows_heatmaps:
+        if not self._look.shows_difference:
             return ""
+        if not self._look.shows_heatmaps:
+            return "There is no heatmap difference while the heatmaps are off: tick “Show where the classifier looks”."
         try:
             self._difference()
         except UserError as error:
@@ -250,24 +259,24 @@ class Scene:
         return ""
 
     def forget(self) -> None:
-        """Take all layers away."""
-        for key in list(self._layers):
-            self._remove(key)
+        """Put all layers away."""
+        for key in self._layers:
+            self._put_away(key)
         self._pictures.clear()
         self._seen.clear()
         self._maximum = 0.0
         self._tile = None
 
     def layer(self, key: str) -> Any | None:
-        """Return a layer, if it is there.
+        """Return a layer, if it is there and something is to be seen in it.
 
         Parameters
         ----------
         key
             A column, residual, difference, "heatmap COLUMN" or "lines COLUMN".
         """
-        layer = self._layers.get(key)
-        return layer if layer is not None and layer in self._viewer.layers else None
+        layer = self._kept(key)
+        return None if layer is None or _is_put_away(layer) else layer
 
     # drawing
 
@@ -282,7 +291,7 @@ class Scene:
     def _draw_picture(self, column: str) -> None:
         tile = self._pictures.get(column)
         if tile is None or (column == "tile" and not self._draws_tile):
-            self._remove(column)
+            self._put_away(column)
             return
         pixels, extra = tile.pixels, {}
         before = self._pictures.get(self._look.wipe_from) if column == "edit" else None
@@ -301,7 +310,7 @@ class Scene:
     def _draw_heatmap(self, column: str) -> None:
         key, heatmap = f"heatmap {column}", self._heatmap_of(column)
         if heatmap is None:
-            self._remove(key)
+            self._put_away(key)
             return
         colors = translucent(heatmap, maximum=self._maximum, colormap=self._look.colormap)
         before = self._heatmap_of(self._look.wipe_from) if column == "edit" else None
@@ -320,7 +329,7 @@ class Scene:
     def _draw_lines(self, column: str) -> None:
         key, heatmap = f"lines {column}", self._heatmap_of(column)
         if heatmap is None or not self._look.thresholds:
-            self._remove(key)
+            self._put_away(key)
             return
         found = contours(heatmap, self._look.thresholds, maximum=self._maximum)
         pieces = line_pieces([line for contour in found for line in contour.lines])
@@ -329,18 +338,18 @@ class Scene:
         self._put(key, pieces, name, says, opacity=1.0, heatmap=heatmap)
         layer = self._layers[key]
         color = _LINE_COLORS[self._look.colormap]
-        if layer.metadata[KEY].get("color") != color and len(pieces):
+        if self._line_colors.get(key) != color and len(pieces):
             layer.edge_color = color
-        layer.metadata[KEY]["color"] = color
+            self._line_colors[key] = color
 
     def _draw_residual(self) -> None:
         real, drawn = self._pictures.get("tile"), self._pictures.get("reconstruction")
         wanted = self._look.shows_residual and real is not None and drawn is not None
         if not wanted or real is None or drawn is None or real.pixels.shape != drawn.pixels.shape:
-            self._remove("residual")
+            self._put_away("residual")
             return
         says = {**drawn.provenance, "role": "residual", "of": real.name}
-        if self._layers.get("residual") is None or not self._is_drawn("residual", (real, drawn)):
+        if not self._is_drawn("residual", (real, drawn)):
             picture = residual_picture(real.pixels, drawn.pixels)
             name = "SYNTHETIC residual: tile less reconstruction"
             self._put("residual", picture, name, says, opacity=self._look.picture_opacity)
@@ -363,7 +372,7 @@ class Scene:
             except UserError:
                 found = None  # `remark` says why
         if found is None:
-            self._remove("difference")
+            self._put_away("difference")
             return
         colors = colored_difference(found, largest=self._maximum)
         shares = (
@@ -423,15 +432,27 @@ class Scene:
         opacity: float,
         heatmap: Heatmap | None = None,
     ) -> None:
-        layer = self.layer(key)
-        if layer is not None:
+        layer = self._kept(key)
+        if layer is None:
+            self._add(key, data, name, says, opacity=opacity, heatmap=heatmap)
+        elif _is_put_away(layer):
+            self._take_out(key, data, name, says, opacity=opacity, heatmap=heatmap)
+        else:
             _assign(layer, data)
             layer.metadata = {KEY: says}
-            if layer.name == self._named[key] != name:  # one that the user gave stays
-                layer.name = name
-                self._named[key] = layer.name
-            return
-        is_lines = key.startswith("lines")
+            if self._named[key] == layer.name:  # one that the user gave stays
+                self._call(key, name)
+
+    def _add(
+        self,
+        key: str,
+        data: NDArray[Any],
+        name: str,
+        says: dict[str, Any],
+        *,
+        opacity: float,
+        heatmap: Heatmap | None,
+    ) -> None:
         shape = heatmap.values.shape if heatmap is not None else data.shape
         options = {
             "name": name,
@@ -441,25 +462,78 @@ class Scene:
             **self._placement(key, shape, heatmap),
         }
         active = self._viewer.layers.selection.active
-        if is_lines:
-            color = _LINE_COLORS[self._look.colormap]
+        if key.startswith("lines"):
+            color = self._line_colors[key] = _LINE_COLORS[self._look.colormap]
             added = self._viewer.add_vectors(
                 data, ndim=2, edge_width=_LINE_WIDTH_PX, edge_color=color, vector_style="line", **options
             )
-            says["color"] = color
         else:
             # A copy: what is shown next is written into it.
             added = self._viewer.add_image(data.copy(), rgb=True, interpolation2d="nearest", **options)
         self._layers[key], self._named[key] = added, added.name
-        kind, _, column = key.rpartition(" ")
-        if kind and column == "edit" and not self._look.is_beside:
-            for other in ("tile", "reconstruction"):
-                covered = self.layer(f"{kind} {other}")
-                if covered is not None:
-                    covered.visible = False
+        self._hide_covered(key)
+        self._lay_below(key)
         if active is not None and active in self._viewer.layers:
             # The user's own selection stays: picking goes on working on the slide that was chosen.
             self._viewer.layers.selection.active = active
+
+    def _take_out(
+        self,
+        key: str,
+        data: NDArray[Any],
+        name: str,
+        says: dict[str, Any],
+        *,
+        opacity: float,
+        heatmap: Heatmap | None,
+    ) -> None:
+        """Have a layer that was put away show something, as a new one would."""
+        layer = self._layers[key]
+        shape = heatmap.values.shape if heatmap is not None else data.shape
+        # What changes while a layer is hidden costs little, but the user may have looked at it.
+        if layer.visible:
+            layer.visible = False
+        _assign(layer, data)
+        layer.metadata = {KEY: says}
+        _lay(layer, self._placement(key, shape, heatmap))
+        self._call(key, name)
+        if layer.opacity != opacity:
+            layer.opacity = opacity
+        self._hide_covered(key)
+        if self._is_visible_at_first(key):
+            layer.visible = True
+
+    def _call(self, key: str, name: str) -> None:
+        layer = self._layers[key]
+        if layer.name != name:
+            layer.name = name
+        self._named[key] = layer.name  # napari adds a number to one that is taken
+
+    def _hide_covered(self, key: str) -> None:
+        """In place the edit's heatmap covers the others of its kind."""
+        kind, _, column = key.rpartition(" ")
+        if not kind or column != "edit" or self._look.is_beside:
+            return
+        for other in ("tile", "reconstruction"):
+            covered = self.layer(f"{kind} {other}")
+            if covered is not None and covered.visible:
+                covered.visible = False
+
+    def _lay_below(self, key: str) -> None:
+        """Put the newest layer below those that are to be seen above it: heatmaps above pictures, lines above all."""
+        layers = self._viewer.layers
+        above = [
+            layers.index(self._layers[other]) for other in self._in_list() if _height(other) > _height(key)
+        ]
+        if above:
+            layers.move(layers.index(self._layers[key]), min(above))
+
+    def _bring_to_top(self) -> None:
+        """Put the layers above all others that came since, as new ones would be."""
+        layers = self._viewer.layers
+        mine = sorted(layers.index(self._layers[key]) for key in self._in_list())
+        if mine and mine[0] != len(layers) - len(mine):
+            layers.move_multiple(mine, len(layers))
 
     def _is_visible_at_first(self, key: str) -> bool:
         """In place all heatmaps lie on one spot: one is seen, the others wait in the layer list."""
@@ -476,38 +550,51 @@ class Scene:
             is_map = key == "difference" or " " in key
             heatmap = seen.heatmap if seen is not None and is_map else None
             shape = heatmap.values.shape if heatmap is not None else layer.data.shape
-            layer.translate = self._placement(key, shape, heatmap)["translate"]
-            layer.visible = self._is_visible_at_first(key)
+            _lay(layer, self._placement(key, shape, heatmap))
+            is_visible = self._is_visible_at_first(key)
+            if layer.visible != is_visible:
+                layer.visible = is_visible
 
-    def _there(self) -> dict[str, Any]:
+    def _in_list(self) -> dict[str, Any]:
         """Return the layers that the user has not taken away."""
         # Not by identity: plugins are handed proxies that come and go.
         return {key: layer for key, layer in self._layers.items() if layer in self._viewer.layers}
 
-    def _remove(self, key: str) -> None:
-        layer = self._layers.pop(key, None)
-        self._named.pop(key, None)
-        if layer is not None and layer in self._viewer.layers:
-            with _without_full_collection():
-                self._viewer.layers.remove(layer)
+    def _there(self) -> dict[str, Any]:
+        """Return the layers in which something is to be seen."""
+        return {key: layer for key, layer in self._in_list().items() if not _is_put_away(layer)}
+
+    def _kept(self, key: str) -> Any | None:
+        layer = self._layers.get(key)
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def _put_away(self, key: str) -> None:
+        layer = self.layer(key)
+        if layer is None:
+            return
+        # It goes on saying what it shows, for whoever looks at it still.
+        layer.metadata = {KEY: {**layer.metadata.get(KEY, {}), PUT_AWAY: True}}
+        if layer.visible:
+            layer.visible = False
 
 
-@contextmanager
-def _without_full_collection() -> Iterator[None]:
-    """Spare what is known now from garbage collection for a moment.
+def _is_put_away(layer: Any) -> bool:
+    return PUT_AWAY in layer.metadata.get(KEY, {})
 
-    napari collects all garbage after each layer that is taken away: half a second with a trained network loaded, and going
-    from one tile to another takes away five layers and more. What is garbage by then goes with Python's next own collection.
-    On Windows napari needs it, as some drivers fail otherwise.
-    """
-    if sys.platform == "win32" or gc.get_freeze_count():  # what somebody else froze stays so
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+
+def _height(key: str) -> int:
+    """Return how high a layer lies above the others of a scene."""
+    if _is_picture(key):
+        return 0
+    return 2 if key.startswith("lines") else 1
+
+
+def _lay(layer: Any, placement: dict[str, Any]) -> None:
+    """Put a layer in its place; each of these that changes costs some milliseconds, even if it is the same as before."""
+    for name in ("scale", "translate"):
+        if not np.array_equal(getattr(layer, name), placement[name]):
+            setattr(layer, name, placement[name])
+    layer.units = placement["units"]  # napari does nothing where they are the same
 
 
 def _assign(layer: Any, data: NDArray[Any]) -> None:
@@ -516,7 +603,7 @@ def _assign(layer: Any, data: NDArray[Any]) -> None:
         np.copyto(layer.data, data)
         layer.refresh(extent=False, highlight=False)
     else:
-        layer.data = data
+        layer.data = data.copy()  # what is shown next is written into it
 
 
 def _is_picture(key: str) -> bool:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class _Arrivals(QObject):
-    """Carries from the thread how far a trial is."""
+    """Carries from the thread how far it is."""
 
     progress = Signal(int, int, int)
-    """Which work, strengths tried, strengths in all."""
+    """Which work, steps done, steps in all."""
 
 
 class DirectionsBinding:
@@ -192,8 +192,18 @@ class DirectionsBinding:
                 _facts_of(found[0]) if len(found) == 1 else f"{len(found)} directions were found."
             )
 
-        self._begin()
-        self._worker.submit(lambda should_stop: _made(generator, own, request), done)
+        progress, job = self._arrivals.progress, self._begin()
+
+        def work(should_stop: Callable[[], bool]) -> list[Direction]:
+            return _made(
+                generator,
+                own,
+                request,
+                on_progress=lambda done, total: progress.emit(job, done, total),
+                should_stop=should_stop,
+            )
+
+        self._worker.submit(work, done)
 
     # Trying
 
@@ -328,20 +338,34 @@ class DirectionsBinding:
             self._draw()
 
 
-def _made(generator: LoadedGenerator, own: OwnPoints, request: MakeRequest) -> list[Direction]:
+def _made(
+    generator: LoadedGenerator,
+    own: OwnPoints,
+    request: MakeRequest,
+    *,
+    on_progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+) -> list[Direction]:
     """Return the directions that are asked for."""
     from napari_histolatent.jobs.steering import direction_of_measure, main_directions
 
+    drawing: dict[str, Any] = {
+        "label": request.label,
+        "on_progress": on_progress,
+        "should_stop": should_stop,
+    }
     if request.way == MEASURE:
         feature = request.feature or FEATURES[0]
-        return [direction_of_measure(generator, feature, name=request.name, label=request.label)]
+        return [direction_of_measure(generator, feature, name=request.name, **drawing)]
     if request.way == COMPONENTS:
-        return main_directions(generator, request.n, name=request.name or "change", label=request.label)
+        return main_directions(generator, request.n, name=request.name or "change", **drawing)
     groups = own.groups()
     first, second = (groups.get(tag or "", []) for tag in (request.from_tag, request.to_tag))
     name = request.name or f"{request.from_tag} to {request.to_tag}"
-    make = boundary if request.way == BOUNDARY else mean_difference
-    direction = make(name, first, second)
+    if request.way == BOUNDARY:
+        direction = boundary(name, first, second, should_stop=should_stop)
+    else:
+        direction = mean_difference(name, first, second)
     tags: dict[str, Any] = {"from": request.from_tag, "to": request.to_tag}
     return [replace(direction, facts={**direction.facts, **tags})]
 

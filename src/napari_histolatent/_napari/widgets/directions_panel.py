@@ -61,7 +61,7 @@ _WAYS: tuple[tuple[str, str, str], ...] = (
         "name.",
     ),
 )
-_HEADERS = ("Feature", "Median", "≥ 0.9")
+_HEADERS = ("Feature", "Follows", "Clearly in")
 _HEADER_TIPS = (
     "What was measured on the images",
     "Spearman's rank correlation of feature and strength, the median over 64 points: 1 is a feature that grows at "

@@ -14,23 +14,31 @@ from napari_histolatent._napari.editing._edits import (
     EditState,
     edit_of,
     effect_words,
+    flip_words,
     is_same_target,
     library_tile,
+    looked_at,
     targets_of,
     tray_tile,
     why_no_flip,
+    with_tile_kept,
 )
 from napari_histolatent._napari.editing._history import History
 from napari_histolatent._napari.editing._path import Frame, PathRequest
 from napari_histolatent._napari.editing._scene import COLUMNS, Scene
+from napari_histolatent._napari.editing._searching import judged_anew
 from napari_histolatent._napari.editing._words import in_dock
 from napari_histolatent._napari.widgets.arithmetic_binding import ArithmeticBinding
 from napari_histolatent._napari.widgets.directions_binding import DirectionsBinding
+from napari_histolatent._napari.widgets.edit_agreement import EditAgreement
+from napari_histolatent._napari.widgets.edit_calibrating import EditCalibrating
 from napari_histolatent._napari.widgets.edit_models import EditModels
 from napari_histolatent._napari.widgets.edit_picking import EditPicking
+from napari_histolatent._napari.widgets.edit_search_class import EditSearchClass
 from napari_histolatent._napari.widgets.edit_searching import EditSearching
 from napari_histolatent._napari.widgets.library_binding import LibraryBinding
 from napari_histolatent._napari.widgets.path_binding import PathBinding
+from napari_histolatent._napari.widgets.region_heatmap_binding import RegionHeatmapBinding
 from napari_histolatent._napari.widgets.verdict_badge import DRAWN
 from napari_histolatent.explain import colored
 from napari_histolatent.jobs.tiles import Tile
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
     from napari_histolatent._napari.editing._searching import Found
     from napari_histolatent._napari.widgets.edit_view import EditView
     from napari_histolatent.latent.library import LibraryEntry
+    from napari_histolatent.latent.verdict import Calibration
     from napari_histolatent.slides import Slide
     from napari_histolatent.training.load import LoadedGenerator
 
@@ -86,7 +95,16 @@ class EditBinding:
             on_sample=self._take_drawn,
         )
         self._searching = EditSearching(view, on_found=self._take_found, on_left=self._show_base)
+        self._search_class = EditSearchClass(view)
         self._path = PathBinding(view.path_panel, current_path=self._current_path, show=self._show_frame)
+        urgent = (self._searching.worker, self._looker, self._router, self._path.player)
+        self._agreement = EditAgreement(
+            view.agreement, is_urgent=lambda: any(work.is_busy for work in urgent)
+        )
+        self._calibrating = EditCalibrating(
+            view.calibration, dataset=self._dataset, on_calibrated=self._take_calibration
+        )
+        self._judger = LatestWorker(in_words=in_dock)
         self._library = LibraryBinding(
             view.library_panel,
             generator=self._generator,
@@ -108,6 +126,13 @@ class EditBinding:
             show=lambda tile: self._take_shown(tile, "direction"),
             library=self._library,
         )
+        self._region = RegionHeatmapBinding(
+            viewer,
+            view.region_panel,
+            models=lambda: self.models,
+            evidence=self._evidence,
+            look=view.look,
+        )
         self._settle = QTimer()
         self._settle.setSingleShot(True)
         self._settle.setInterval(_SETTLED_MS)
@@ -126,11 +151,15 @@ class EditBinding:
         view.flip_requested.connect(lambda: self._path.go_to(1.0))
         view.look_changed.connect(self._look)
         view.heatmaps_switched.connect(self._look_anew)
+        view.look_changed.connect(self._region.look_changed)
+        view.heatmaps_switched.connect(self._region.inputs_changed)
         view.history_bar.undo_requested.connect(self._undo)
         view.history_bar.redo_requested.connect(self._redo)
         view.history_bar.branch_requested.connect(lambda step: self._go_to(self._history.go(step)))
         session.runs_changed.connect(self._loading.list_again)
         session.tray_changed.connect(self._tray_changed)
+        session.dataset_changed.connect(self._dataset_changed)
+        session.dataset_changed.connect(self._library.dataset_changed)
         self._library.changed.connect(self._list_library)
         view.closed.connect(self.close)
         view.destroyed.connect(self.close)
@@ -143,16 +172,21 @@ class EditBinding:
             self._picking,
             self._loading,
             self._searching,
+            self._agreement,
+            self._calibrating,
             self._path,
             self._library,
             self._arithmetic,
             self._directions,
+            self._region,
         ):
             part.close()
-        for worker in (self._router, self._looker, self._librarian):
+        for worker in (self._router, self._looker, self._librarian, self._judger):
             worker.cancel()
+        self._session.dataset_changed.disconnect(self._dataset_changed, missing_ok=True)
         self._session.runs_changed.disconnect(self._loading.list_again, missing_ok=True)
         self._session.tray_changed.disconnect(self._tray_changed, missing_ok=True)
+        self._session.dataset_changed.disconnect(self._library.dataset_changed, missing_ok=True)
         self._library.changed.disconnect(self._list_library, missing_ok=True)
 
     @property
@@ -166,6 +200,7 @@ class EditBinding:
             self._router,
             self._looker,
             self._librarian,
+            self._judger,
         )
         return self._settle.isActive() or any(worker.is_busy for worker in workers)
 
@@ -193,6 +228,7 @@ class EditBinding:
         self._searching.stop()
         self._router.cancel()
         self._looker.cancel()
+        self._calibrating.show(self.models)
         models, before = self.models, self._state
         base = before.base
         is_known = (
@@ -218,8 +254,36 @@ class EditBinding:
                 self._scene.forget()
                 self._state = EditState()
                 self._show_state()
-        for binding in (self._library, self._arithmetic, self._directions):
+        for binding in (self._library, self._arithmetic, self._directions, self._region):
             binding.generator_changed()
+
+    # how far to believe a search
+
+    def _dataset_changed(self, *_: object) -> None:
+        self._calibrating.dataset_changed()
+
+    def _take_calibration(self, calibration: Calibration) -> None:
+        """Judge what was found by a calibration that was made meanwhile."""
+        if self.models is not None:
+            self._loading.models = replace(self.models, calibration=calibration)
+            self._judge_anew()
+
+    def _judge_anew(self) -> None:
+        """Judge a search that was made before there was a calibration."""
+        models, found, tile = self.models, self._state.found, self._state.tile
+        self._judger.cancel()
+        if models is None or models.calibration is None or tile is None:
+            return
+        if found is None or found.judged.verdict is not None:
+            return
+
+        def show(again: Found) -> None:
+            if self._state.found is found:
+                self._state = replace(self._state, found=again)
+                self._history.amend(self._state)
+                self._view.badge.show_verdict(again.judged.verdict, again.judged.reasons)
+
+        self._judger.submit(lambda _: judged_anew(models, tile, found), show)
 
     # what is worked on
 
@@ -287,9 +351,10 @@ class EditBinding:
         self._steered = (tile, by)
         self._settle.start()
         if self._is_of_place(tile):
-            for column in ("reconstruction", "edit"):
-                self._scene.show(column, tile)
-                self._view.set_picture("pixels", column, tile.pixels)
+            kept = with_tile_kept(self._state, tile)
+            for column, shown in (("reconstruction", tile), ("edit", kept)):
+                self._scene.show(column, shown)
+                self._view.set_picture("pixels", column, shown.pixels)
 
     def _is_of_place(self, tile: Tile) -> bool:
         place = self._state.place
@@ -326,9 +391,11 @@ class EditBinding:
         self._looker.cancel()
         self._show_state_pictures()
         view.tile_note.setText(self._tile_words())
+        self._show_search_class()
         view.search_note.setText(state.found.words if state.found else "")
         if state.found is not None:
             view.badge.show_verdict(state.found.judged.verdict, state.found.judged.reasons)
+            self._judge_anew()
         elif state.base is not None:
             view.badge.show_verdict(DRAWN)
         else:
@@ -348,6 +415,7 @@ class EditBinding:
         view.strip.set_captions(is_drawn=state.tile is None and state.base is not None)
         shown = {"tile": state.tile, "reconstruction": state.base, "edit": state.base}
         self._seen.clear()
+        self._agreement.clear()
         for column, tile in shown.items():
             scene.show(column, tile)
             view.set_picture("pixels", column, tile.pixels if tile is not None else None)
@@ -384,9 +452,21 @@ class EditBinding:
         self._view.set_picture("pixels", column, tile.pixels)
         self._view.bars.set_probabilities(column, seen.probabilities)
         self._seen[column] = seen
+        if column == "tile":
+            self._show_search_class()
         # A brighter heatmap than all before changes the scale of all.
         for name in COLUMNS if self._scene.maximum != before else (column,):
             self._show_small_heatmap(name)
+
+    def _show_search_class(self) -> None:
+        """Say in which class the tile will be searched."""
+        models = self.models
+        self._search_class.show(
+            self._state.tile,
+            classes=models.generator.checkpoint.classes if models is not None else (),
+            chances=self._seen["tile"].probabilities if "tile" in self._seen else None,
+            judge=self._loading.judge,
+        )
 
     def _show_small_heatmap(self, column: str) -> None:
         heatmap = self._seen[column].heatmap if column in self._seen else None
@@ -399,19 +479,37 @@ class EditBinding:
 
     def _look(self) -> None:
         """Show everything the other way that the controls say."""
+        compared = self._scene.look.shows_difference
         self._scene.set_look(self._view.look())
         for column in COLUMNS:
             self._show_small_heatmap(column)
-        self._view.look_note.setText(in_dock(self._scene.remark))
+        self._show_look_words()
+        if self._scene.look.shows_difference != compared and self._evidence()[0] is None:
+            self._look_anew()  # heatmaps are compared for one class only
+
+    def _show_look_words(self) -> None:
+        """Say why something that was asked for is not shown, or what of it is of one class."""
+        said, edit = in_dock(self._scene.remark), self._edit
+        if self._scene.look.shows_difference and not said:
+            if self.models is not None and self.models.classifier is None:
+                said = "There is no heatmap difference without a classifier: choose one under Models."
+            elif edit is not None and edit.evidence_for and self._evidence()[0] is None:
+                said = (
+                    f"So that they can be compared, all heatmaps are now for {edit.evidence_for}, the class that the "
+                    "tile is seen as."
+                )
+        self._view.look_note.setText(said)
+        self._view.look_note.setVisible(bool(said))
 
     def _look_anew(self) -> None:
         """Compute what the classifier sees again, for another class or in another layer."""
         if self.models is None or self._state.place is None:
             return
+        self._agreement.clear()
         if self._state.towards is None:
             self._see()
         else:
-            self._compute()
+            self._compute(again=self._edit)
 
     def _see(self) -> None:
         """Show what the classifier sees in a tile that is not edited yet."""
@@ -429,6 +527,9 @@ class EditBinding:
             self._scene.set_scale([seen.heatmap for seen in found])
             for (column, tile), seen in zip(shown, found, strict=True):
                 self._show_seen(column, tile, seen)
+            self._agreement.show(
+                models, {column: seen for (column, _), seen in zip(shown, found, strict=True)}
+            )
 
         self._looker.submit(
             lambda _: seen_in(models, [tile for _, tile in shown], evidence_for, layer=layer), show
@@ -508,6 +609,7 @@ class EditBinding:
         said = "keep what the generator cannot draw" if on else "the generator's image alone"
         self._step(replace(self._state, keeps_residual=on), said)
         self._path.path_changed()
+        self._compute(again=self._edit)  # what is seen at its end is another
 
     def _step(self, state: EditState, label: str) -> None:
         """Do something that leaves the tile and where its edit starts as they are."""
@@ -515,20 +617,27 @@ class EditBinding:
         self._state = state
         self._view.history_bar.show_history(self._history)
 
-    def _compute(self) -> None:
-        """Make the edit ready that the state asks for."""
+    def _compute(self, *, again: Edit | None = None) -> None:
+        """Make the edit ready that the state asks for; or only look at one again, whose pictures stay."""
         models, state = self.models, self._state
-        self._edit = None
-        self._path.path_changed()
+        if again is None:
+            self._edit = None
+            self._path.path_changed()
         if models is None or state.base is None or state.towards is None:
             return
-        self._view.edit_note.setText("Drawing…")
+        if again is None:
+            self._view.edit_note.setText("Drawing…")
         self._looker.cancel()
         evidence_for, layer = self._evidence()
+        compares = self._view.difference_check.isChecked()
         end = self._end_of(models, state.towards)
 
         def work(_: object) -> Edit:
-            return edit_of(models, state, end(), evidence_for=evidence_for, layer=layer)
+            if again is not None:
+                return looked_at(
+                    models, state, again, evidence_for=evidence_for, layer=layer, compares=compares
+                )
+            return edit_of(models, state, end(), evidence_for=evidence_for, layer=layer, compares=compares)
 
         self._router.submit(work, self._show_edit)
 
@@ -548,10 +657,16 @@ class EditBinding:
         self._scene.set_scale([seen.heatmap for seen in (edit.tile_seen, edit.start_seen, edit.end_seen)])
         self._show_seen("tile", self._state.tile, edit.tile_seen)
         self._show_seen("reconstruction", edit.start, edit.start_seen)
-        self._show_seen("edit", edit.start, edit.start_seen)  # until the first frame is there
-        self._view.edit_note.setText(effect_words(edit.effect))
+        if self._path.frame is None:
+            self._show_seen("edit", edit.start, edit.start_seen)  # until the first frame is there
+        if self.models is not None:
+            start = "reconstruction" if self._state.tile is not None else "start"
+            seen = {"tile": edit.tile_seen, start: edit.start_seen, "the slider's right end": edit.end_seen}
+            self._agreement.show(self.models, seen)
+        said = (flip_words(self._state, edit), effect_words(edit.effect))
+        self._view.edit_note.setText("\n".join(filter(None, said)))
         self._path.path_changed()
-        self._view.look_note.setText(in_dock(self._scene.remark))
+        self._show_look_words()
 
     def _no_edit(self, error: Exception) -> None:
         self._edit = None
@@ -565,14 +680,15 @@ class EditBinding:
         models, edit, state = self.models, self._edit, self._state
         if models is None or edit is None:
             return None
-        evidence_for, layer = self._evidence()
+        is_kept = state.keeps_residual and state.found is not None
         return PathRequest(
             generator=models.generator,
             keys=(edit.start, edit.end),
             classifier=models.classifier,
-            evidence_for=evidence_for,
-            layer=layer,
-            residual_on=state.tile if state.keeps_residual and state.found is not None else None,
+            evidence_for=edit.evidence_for,
+            layer=self._evidence()[1],
+            residual_on=state.tile if is_kept else None,
+            residual_from=state.found.search.reconstruction if is_kept and state.found else None,
         )
 
     def _show_frame(self, frame: Frame) -> None:
@@ -580,7 +696,7 @@ class EditBinding:
         if self._edit is not None and self._steered is None:
             self._show_seen("edit", frame.tile, frame.seen)
             if self._scene.look.shows_difference:
-                self._view.look_note.setText(in_dock(self._scene.remark))
+                self._show_look_words()
 
     def _zoom(self) -> None:
         """Put the tile in the middle, about a third of the canvas wide; side by side, with all that is beside it."""

@@ -40,6 +40,8 @@ class EditModels:
         self._runs: dict[str, ModelRun] = {}
         self._named: tuple[ModelRun | None, ModelRun | None] = (None, None)
         self._wants_no_classifier = False
+        self.judge = ""
+        """Which classifier is loaded, in words; empty without one."""
         self.lister = LatestWorker(in_words=in_dock)
         self.loader = LatestWorker(on_error=self._show_no_models, in_words=in_dock)
         view.generator_chosen.connect(self._choose_generator)
@@ -127,7 +129,9 @@ class EditModels:
         view.models_note.setText("\n".join([*said, *map(in_dock, models.remarks)]))
         judge = self._named[1]
         known = models.classifier.checkpoint.classes if models.classifier else ()
-        view.bars.set_judge(judge_name(judge) if models.classifier and judge else None, known)
+        self.judge = judge_name(judge) if models.classifier and judge else ""
+        view.bars.set_judge(self.judge or None, known)
+        view.set_search_classes(checkpoint.classes)
         view.set_classes(checkpoint.classes)
         view.set_heatmap_classes(checkpoint.classes or known)
         view.set_layers(models.layers)

@@ -60,6 +60,7 @@ class EditSearching:
     def start(self, models: Models, tile: Tile) -> None:
         """Search a tile, as the controls say."""
         method, options, preview = self._view.method, self._view.options(), self._preview
+        label = self._view.search_class
         search = object()
         self._search, self._total = search, steps_in_all(method, options)
         self._view.set_searching(True)
@@ -72,6 +73,7 @@ class EditSearching:
                 tile,
                 method=method,
                 options=options,
+                label=label,
                 on_step=lambda step, drawn: preview.moved.emit(search, step, drawn),
                 should_stop=should_stop,
             )

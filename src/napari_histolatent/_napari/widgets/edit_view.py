@@ -15,16 +15,21 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_histolatent._napari.editing._edits import EFFECT_TIP
 from napari_histolatent._napari.editing._scene import Look
+from napari_histolatent._napari.editing._searching import FIGURES_TIP
 from napari_histolatent._napari.widgets._qt import ScrollingDock, WheelScrolls, note, row, section
+from napari_histolatent._napari.widgets.agreement_note import AgreementNote
 from napari_histolatent._napari.widgets.arithmetic_panel import ArithmeticPanel
+from napari_histolatent._napari.widgets.calibration_offer import CalibrationOffer
+from napari_histolatent._napari.widgets.collapsible import collapsible
 from napari_histolatent._napari.widgets.compare_strip import CompareStrip
 from napari_histolatent._napari.widgets.directions_panel import DirectionsPanel
 from napari_histolatent._napari.widgets.history_bar import HistoryBar
 from napari_histolatent._napari.widgets.library_panel import LibraryPanel
-from napari_histolatent._napari.widgets.patches_view import collapsible
 from napari_histolatent._napari.widgets.path_panel import PathPanel
 from napari_histolatent._napari.widgets.probability_bars import ProbabilityBars
+from napari_histolatent._napari.widgets.region_heatmap_panel import RegionHeatmapPanel
 from napari_histolatent._napari.widgets.verdict_badge import VerdictBadge
 from napari_histolatent.latent.search_options import SearchOptions
 
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 NO_CLASSIFIER = "none: no Grad-CAM"
 CLASS_SEEN = "the class it sees"
 LAST_LAYER = "the last one"
+EVERY_CLASS = "each class in turn"
 
 METHODS = {
     "faithful": (
@@ -69,7 +75,8 @@ _THRESHOLDS = {
     "80 %": (0.8,),
 }
 _SLIDER_STEPS = 100
-_LEAST_BUTTON_PX = 52
+_LEAST_BUTTON_PX = 44
+_BUTTON_EDGES_PX = 16
 
 
 class EditView(ScrollingDock):
@@ -82,6 +89,7 @@ class EditView(ScrollingDock):
     random_requested = Signal()
     zoom_requested = Signal()
     normalising_switched = Signal(bool)
+    search_class_chosen = Signal()
     search_requested = Signal()
     cancel_requested = Signal()
     target_chosen = Signal()
@@ -97,7 +105,7 @@ class EditView(ScrollingDock):
         self._make_search()
         self._make_edit()
         self._make_look()
-        self.library_panel = LibraryPanel()
+        self.library_panel, self.region_panel = LibraryPanel(), RegionHeatmapPanel()
         self.arithmetic_panel, self.directions_panel = ArithmeticPanel(), DirectionsPanel()
         models = QWidget()
         form = QFormLayout(models)
@@ -114,27 +122,33 @@ class EditView(ScrollingDock):
                 self.tile_note,
                 self.strip,
                 self.bars,
+                self.agreement,
                 self.history_bar,
             ),
             section(
                 "Reverse search",
                 self.method_box,
                 self.method_note,
+                self.search_class_row,
+                self.search_class_note,
                 self.more_part,
                 self.search_button,
                 row(self.progress, self.cancel_button, stretch=0),
                 self.search_note,
                 self.badge,
+                self.calibration,
             ),
             section(
                 "Edit",
-                row(QLabel("Towards"), self.target_box, self.flip_button, stretch=1),
+                row(QLabel("Towards"), self.target_box, stretch=1),
+                self.flip_button,
                 self.residual_check,
                 self.path_panel,
                 self.edit_note,
             ),
             section("On the slide", self._look_form(), self.look_note),
             section("Grad-CAM", self._heatmap_form()),
+            collapsible("Heatmap of a region", self.region_panel),
             collapsible("Latent library", self.library_panel),
             collapsible("Arithmetic of latent vectors", self.arithmetic_panel),
             collapsible("Directions", self.directions_panel),
@@ -144,6 +158,7 @@ class EditView(ScrollingDock):
         self._wheel.watch(self)
         self._show_method()
         self.set_searching(False)
+        self.set_search_classes(())
         self.set_ready(has_tile=False, has_point=False)
 
     # parts
@@ -179,6 +194,7 @@ class EditView(ScrollingDock):
         self.tile_note = note("Pick a tile on the slide to begin.")
         self.strip = CompareStrip()
         self.bars = ProbabilityBars()
+        self.agreement = AgreementNote()
         self.history_bar = HistoryBar()
 
     def _make_search(self) -> None:
@@ -188,6 +204,13 @@ class EditView(ScrollingDock):
             self.method_box.setItemData(self.method_box.count() - 1, does, Qt.ItemDataRole.ToolTipRole)
         self.method_box.setToolTip("How the latent vector of the tile is searched.")
         self.method_note = note()
+        self.search_class_box = _wide_box()
+        self.search_class_box.setToolTip(
+            "The class that the search takes the tile to be of. The flip goes from it to another one. At first it is the "
+            "class of the annotation; without one, the class that the classifier sees in the tile."
+        )
+        self.search_class_row = row(QLabel("Search as"), self.search_class_box, stretch=1)
+        self.search_class_note = note()
         self.starts_spin = _spin(
             1, 16, 1, "Searches from so many starts; the nearest is kept, and their spread is told."
         )
@@ -223,11 +246,12 @@ class EditView(ScrollingDock):
         self.cancel_button.setToolTip("End the search; what was found before stays.")
         self.progress = QProgressBar()
         self.search_note = note()
-        self.badge = VerdictBadge()
+        self.search_note.setToolTip(f"<qt>{FIGURES_TIP}</qt>")
+        self.badge, self.calibration = VerdictBadge(), CalibrationOffer()
 
     def _make_edit(self) -> None:
         self.target_box = QComboBox()
-        _make_narrow(self.target_box, 6)  # a word and a button are beside it
+        _make_narrow(self.target_box, 6)  # a word is beside it
         self.target_box.setToolTip(
             "What the right end of the slider is: the same latent vector in another class, or another tile of the tray or "
             "of the latent library."
@@ -251,8 +275,10 @@ class EditView(ScrollingDock):
             panel.clear_keys_button,
             panel.export_button,
         ):
-            button.setMinimumWidth(_LEAST_BUTTON_PX)
+            words_px = button.fontMetrics().horizontalAdvance(button.text())
+            button.setMinimumWidth(max(_LEAST_BUTTON_PX, words_px + _BUTTON_EDGES_PX))
         self.edit_note = note()
+        self.edit_note.setToolTip(f"<qt>{EFFECT_TIP}</qt>")
 
     def _make_look(self) -> None:
         self.beside_check = QCheckBox("Side by side, to the right of the tile")
@@ -274,6 +300,7 @@ class EditView(ScrollingDock):
             "A layer of tile less reconstruction; grey is no difference, lighter and darker is what the generator lacks."
         )
         self.look_note = note()
+        self.look_note.hide()
         self.heatmap_check = QCheckBox("Show where the classifier looks")
         self.heatmap_check.setChecked(True)
         self.heatmap_check.setToolTip(
@@ -288,8 +315,8 @@ class EditView(ScrollingDock):
         )
         self.colormap_box = _wide_box()
         for caption, name in (
-            ("ember: dark blue to pale yellow", "ember"),
-            ("jet: blue, green, red, as in most papers", "jet"),
+            ("ember: blue to yellow", "ember"),
+            ("jet: as in most papers", "jet"),
         ):
             self.colormap_box.addItem(caption, name)
         self.colormap_box.setToolTip("The colours of the heatmaps.")
@@ -341,11 +368,13 @@ class EditView(ScrollingDock):
         self.zoom_button.clicked.connect(self.zoom_requested)
         self.normalise_check.toggled.connect(self.normalising_switched)
         self.method_box.currentIndexChanged.connect(self._show_method)
+        self.search_class_box.activated.connect(lambda _: self.search_class_chosen.emit())
         self.search_button.clicked.connect(self.search_requested)
         self.cancel_button.clicked.connect(self.cancel_requested)
         self.target_box.activated.connect(lambda _: self.target_chosen.emit())
         self.residual_check.toggled.connect(self.residual_switched)
         self.flip_button.clicked.connect(self.flip_requested)
+        self.heatmap_check.toggled.connect(self.agreement.set_wanted)
         for check in (
             self.beside_check,
             self.residual_layer_check,
@@ -369,6 +398,12 @@ class EditView(ScrollingDock):
     def method(self) -> str:
         """How to search."""
         return str(self.method_box.currentData())
+
+    @property
+    def search_class(self) -> str | None:
+        """The class to search in; None: each in turn."""
+        label = self.search_class_box.currentData()
+        return None if label is None else str(label)
 
     def options(self) -> SearchOptions:
         """Return what is asked of a search besides its method."""
@@ -414,6 +449,22 @@ class EditView(ScrollingDock):
         self.random_box.setCurrentIndex(max(0, self.random_box.findText(before)))
         self.random_box.setVisible(bool(classes))
 
+    def set_search_classes(self, classes: Sequence[str]) -> None:
+        """Show in which classes a tile can be searched; without classes there is nothing to choose."""
+        self.search_class_box.clear()
+        for name in classes:
+            self.search_class_box.addItem(name, name)
+        self.search_class_box.addItem(EVERY_CLASS, None)
+        self.search_class_row.setVisible(bool(classes))
+        self.set_search_class(None, "")
+
+    def set_search_class(self, label: str | None, why: str) -> None:
+        """Show in which class a tile will be searched, None for each in turn, and why. No signal."""
+        box = self.search_class_box
+        box.setCurrentIndex(box.count() - 1 if label is None else box.findData(label))
+        self.search_class_note.setText(why)
+        self.search_class_note.setVisible(bool(why))
+
     def set_targets(self, targets: Sequence[tuple[str, object]], current: int, why_none: str = "") -> None:
         """Show what the slider can go towards; where there is no other class, say why."""
         self.target_box.blockSignals(True)
@@ -451,6 +502,7 @@ class EditView(ScrollingDock):
     ) -> None:
         """Switch on what has a meaning now."""
         self.search_button.setEnabled(has_tile)
+        self.search_class_row.setEnabled(has_tile)
         self.zoom_button.setEnabled(has_tile or has_point)
         for widget in (self.target_box, self.path_panel):
             widget.setEnabled(has_point)

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QProgressBar, QPushButton, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_histolatent._napari.widgets._qt import note, row
+from napari_histolatent._napari.widgets.collapsible import Collapsible
 from napari_histolatent._napari.widgets.path_picker import PathPicker
 from napari_histolatent.patches.formats import EXPORTS
 
@@ -79,7 +79,7 @@ class ExtractionPanel(QWidget):
         self.set_dataset(None)
         self.set_exporting(False)
 
-    def _batch_part(self) -> QCollapsible:
+    def _batch_part(self) -> Collapsible:
         self.batch_kind = QComboBox()
         self.batch_kind.addItems([_FOLDER, _TABLE])
         self.slides_picker = PathPicker("Folder of slides", is_folder=True)
@@ -103,7 +103,7 @@ class ExtractionPanel(QWidget):
             self.batch_button,
         )
 
-    def _export_part(self) -> QCollapsible:
+    def _export_part(self) -> Collapsible:
         self.export_box = QComboBox()
         self.export_box.addItems(list(EXPORTS))
         self.export_format_note = note()
@@ -224,8 +224,8 @@ class ExtractionPanel(QWidget):
         self.export_format_note.setText(f"{what[:1].upper()}{what[1:]}.")
 
 
-def _collapsible(title: str, *widgets: QWidget) -> QCollapsible:
-    part = QCollapsible(title)
+def _collapsible(title: str, *widgets: QWidget) -> Collapsible:
+    part = Collapsible(title)
     part.layout().setContentsMargins(0, 0, 0, 0)
     for widget in widgets:
         part.addWidget(widget)

@@ -14,7 +14,7 @@ from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.editing._words import in_dock
 from napari_histolatent._napari.widgets.library_panel import NEIGHBOURS, Shelf, tags_of
 from napari_histolatent._pictures import enlarged, marked
-from napari_histolatent.errors import UserError
+from napari_histolatent.errors import DatasetError, UserError
 from napari_histolatent.latent.library import Library
 
 if TYPE_CHECKING:
@@ -113,12 +113,15 @@ class LibraryBinding:
         self._pictures: dict[str, NDArray[np.uint8]] = {}
         self._removed: list[list[_Removed]] = []
         self._known: tuple[str, KnownPatches] | None = None
+        self._patches: dict[str, str] = {}
+        """Folders of real patches that the user chose, by the generator's digest."""
         self._job, self._is_finding, self._is_closed = 0, False, False
         self._reader, self._painter = LatestWorker(in_words=in_dock), LatestWorker(in_words=in_dock)
         self._writer = LatestWorker(in_turn=True, in_words=in_dock, on_error=self._on_unwritten)
         self._opener = LatestWorker(in_words=in_dock)
-        self._finder = LatestWorker(in_words=in_dock, on_error=self._end_long)
+        self._finder = LatestWorker(in_words=in_dock, on_error=self._not_found)
         self._keeper = LatestWorker(in_words=in_dock, on_error=self._end_long)
+        self._asker = LatestWorker(in_words=in_dock)
         self._arrivals = _Arrivals()
         self._arrivals.pictures.connect(self._on_pictures)
         self._arrivals.progress.connect(self._on_progress)
@@ -137,6 +140,7 @@ class LibraryBinding:
         panel.remove_requested.connect(self._remove)
         panel.undo_requested.connect(self._put_back)
         panel.neighbours_requested.connect(self._find_neighbours)
+        panel.patches_chosen.connect(self._find_among)
         panel.folder_chosen.connect(self._choose)
         self._say_folder()
         self.generator_changed()
@@ -165,6 +169,7 @@ class LibraryBinding:
         """Take notice of another generator: which points can be opened, and what can be kept."""
         self._list()
         self.tile_changed()
+        self._ask_for_patches()
 
     def tile_changed(self) -> None:
         """Take notice of another tile that is worked on."""
@@ -176,12 +181,24 @@ class LibraryBinding:
         """Take notice of other tiles in the tray."""
         self._panel.set_tray(len(self._tray()))
 
+    def dataset_changed(self, *_: object) -> None:
+        """Take notice of another dataset: there may be real patches to compare with."""
+        self._ask_for_patches()
+
     def directions_changed(self) -> None:
         """Tell everybody that a direction was kept or removed."""
         self.changed.emit()
 
     def _workers(self) -> tuple[LatestWorker, ...]:
-        return (self._reader, self._painter, self._writer, self._opener, self._finder, self._keeper)
+        return (
+            self._reader,
+            self._painter,
+            self._writer,
+            self._opener,
+            self._finder,
+            self._keeper,
+            self._asker,
+        )
 
     # Which library
 
@@ -396,11 +413,43 @@ class LibraryBinding:
 
         self._opener.submit(work, done)
 
+    def _patches_of(self, generator: LoadedGenerator) -> Path | str | None:
+        return self._patches.get(generator.checkpoint.digest) or self._dataset()
+
+    def _ask_for_patches(self) -> None:
+        """Find out whether there are real patches to compare with."""
+        generator = self._generator()
+        self._asker.cancel()
+        if generator is None:
+            return
+        otherwise = self._patches_of(generator)
+
+        def work(_: object) -> bool:
+            from napari_histolatent.jobs.neighbours import has_dataset
+
+            return has_dataset(generator, otherwise)
+
+        self._asker.submit(work, self._panel.set_has_patches)
+
+    def _find_among(self, identity: str, folder: str) -> None:
+        generator = self._generator()
+        if generator is not None:
+            self._patches[generator.checkpoint.digest] = folder
+            self._find_neighbours(identity)
+
+    def _not_found(self, error: Exception) -> None:
+        """Ask for another dataset the next time."""
+        generator = self._generator()
+        if generator is not None and isinstance(error, DatasetError):
+            self._patches.pop(generator.checkpoint.digest, None)
+        self._end_long()
+        self._ask_for_patches()
+
     def _find_neighbours(self, identity: str) -> None:
         entry, generator, library = self._entries.get(identity), self._generator(), self._library
         if entry is None or generator is None:
             return
-        otherwise, before, progress = self._dataset(), self._known, self._begin_long(1)
+        otherwise, before, progress = self._patches_of(generator), self._known, self._begin_long(1)
         self._is_finding = True
 
         def work(should_stop: Callable[[], bool]) -> tuple[str, KnownPatches, list[Neighbour]]:
@@ -421,6 +470,7 @@ class LibraryBinding:
             self._known = (named, known)
             shown = [(item.pixels, _caption(item), _place(item)) for item in neighbours]
             self._panel.set_neighbours(shown, _neighbour_words(entry.name, known, neighbours))
+            self._panel.set_has_patches(True)
 
         self._panel.set_neighbours([], "Looking through the training patches …")
         self._finder.submit(work, done)
@@ -537,8 +587,8 @@ def _place(item: Neighbour) -> str:
 
 def _neighbour_words(name: str, known: KnownPatches, found: Sequence[Neighbour]) -> str:
     words = (
-        f"Real patches most alike to {name}, among {len(known):,} that the generator learnt from "
-        f"({known.dataset.path.name}). A copy would be unlike by 0; a real patch and the real patch most alike to it "
+        f"Real patches most alike to {name}, among {len(known):,} of the dataset "
+        f"{known.dataset.path.name}. A copy would be unlike by 0; a real patch and the real patch most alike to it "
         f"are unlike by about {known.usual_distance:.2f}."
     )
     if found and found[0].distance < _COPY_SHARE * known.usual_distance:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -83,6 +84,8 @@ class LibraryPanel(QWidget):
     """Ids."""
     undo_requested = Signal()
     neighbours_requested = Signal(str)
+    patches_chosen = Signal(str, str)
+    """Id of a point, and the folder of a dataset in which to look for real patches near to it."""
     folder_chosen = Signal(str)
     """Another library's folder; empty: the program's own."""
 
@@ -130,21 +133,37 @@ class LibraryPanel(QWidget):
         self._connect()
         self._shelves: dict[str, Shelf] = {}
         self._is_filling = False
+        self._has_patches = True
         self._told: list[str] = []
         self.set_ready(has_generator=False, can_add=False)
         self.set_tray(0)
         self.set_progress(None)
         self.set_undo(None)
         self.set_neighbours([], "")
+        self.set_has_patches(True)
         self.say("")
         self._on_selection()
 
     # What is shown
 
     def set_folder(self, folder: str, *, is_own: bool) -> None:
-        """Show which library it is."""
-        self.folder_note.setText(f"Library: {folder}")
+        """Show which library it is: its name, and on request where it lies."""
+        self.folder_note.setText("Library: your own" if is_own else f"Library: {Path(folder).name or folder}")
+        self.folder_note.setToolTip(f"<qt>{escape(folder)}</qt>")
         self.own_button.setEnabled(not is_own)
+
+    def set_has_patches(self, has_patches: bool) -> None:
+        """Say whether the patches that the generator learnt from are at hand; without them, a dataset is asked for."""
+        self._has_patches = has_patches
+        self.neighbours_button.setText("Nearest real patches" if has_patches else "Nearest real patches…")
+        self.neighbours_button.setToolTip(
+            "Look among the real tissue that the generator learnt from for what is most alike: is the picture "
+            "new, or a copy of a training patch? The first time takes a while."
+            if has_patches
+            else "The patches that this generator learnt from are not on this computer; those of a generator that comes "
+            "with the plugin never are. Choose the folder of a dataset with the same classes and patch size, and the "
+            "picture is compared with the real tissue in it."
+        )
 
     def set_entries(self, shelves: Sequence[Shelf], *, is_searched: bool) -> None:
         """List points; what was selected stays so. No signal, unless the selection is gone."""
@@ -284,10 +303,6 @@ class LibraryPanel(QWidget):
             "Tags of the selected point, between commas; Enter keeps the change. Of several points it shows the tags "
             "that all of them have, and what you change is changed in all of them."
         )
-        self.neighbours_button.setToolTip(
-            "Look among the real tissue that the generator learnt from for what is most alike: is the picture "
-            "new, or a copy of a training patch? The first time takes a while."
-        )
         self.other_button.setToolTip("Use the latent library in another folder, a colleague's for instance.")
         self.own_button.setToolTip("Go back to the library that the program keeps for you.")
 
@@ -323,7 +338,7 @@ class LibraryPanel(QWidget):
         self.remove_button.clicked.connect(lambda: self.remove_requested.emit(self.selected))
         self.undo_button.clicked.connect(self.undo_requested)
         self.own_tags_edit.returnPressed.connect(self._on_tags)
-        self.neighbours_button.clicked.connect(lambda: self.neighbours_requested.emit(self.selected[0]))
+        self.neighbours_button.clicked.connect(self._ask_neighbours)
         self.other_button.clicked.connect(self._choose_folder)
         self.own_button.clicked.connect(lambda: self.folder_chosen.emit(""))
 
@@ -385,6 +400,15 @@ class LibraryPanel(QWidget):
         if self.selected != self._told:
             self._told = self.selected
             self.selection_changed.emit()
+
+    def _ask_neighbours(self) -> None:
+        identity = self.selected[0]
+        if self._has_patches:
+            self.neighbours_requested.emit(identity)
+            return
+        chosen = QFileDialog.getExistingDirectory(self, "Folder of a dataset of real patches")
+        if chosen:
+            self.patches_chosen.emit(identity, chosen)
 
     def _choose_folder(self) -> None:
         chosen = QFileDialog.getExistingDirectory(self, "Folder of a latent library")

@@ -12,9 +12,9 @@ from qtpy.QtWidgets import (
     QToolButton,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_histolatent._napari.widgets._qt import ScrollingDock, WheelScrolls, note, row, section
+from napari_histolatent._napari.widgets.collapsible import collapsible
 from napari_histolatent._napari.widgets.extraction_panel import ExtractionPanel
 from napari_histolatent._napari.widgets.patch_gallery import PatchGallery
 from napari_histolatent._napari.widgets.path_picker import PathPicker
@@ -258,15 +258,3 @@ class PatchesView(ScrollingDock):
         self.mask_note.setText(text)
         self.mask_note.setVisible(bool(text))
         self.mask_reset_button.setVisible(bool(text))
-
-
-def collapsible(title: str, *widgets: QWidget) -> QCollapsible:
-    """Return a part that is closed until its title is clicked."""
-    part = QCollapsible(title)
-    part.layout().setContentsMargins(0, 0, 0, 0)
-    part.layout().setSpacing(0)
-    part.content().layout().setContentsMargins(4, 2, 0, 6)
-    for widget in widgets:
-        part.addWidget(widget)
-    part.collapse(animate=False)
-    return part

@@ -57,6 +57,7 @@ class PathBinding:
         self._request: PathRequest | None = None
         self._drawing: object = None
         """What the running drawer asks after: another one here means that it is stale."""
+        self._drawer: PathDrawer | None = None
         self._keys: list[tuple[str, Tile]] = []
         """Caption and image of each that the path goes through."""
         self._frame: Frame | None = None
@@ -102,12 +103,15 @@ class PathBinding:
         self._drawing = drawing = object()
         self._curve_timer.stop()
         if request is None:
+            self._drawer = None
             self.player.cancel()
             self._panel.set_path(0, has_classifier=False)
             return
         self._panel.set_path(FRAMES, has_classifier=request.classifier is not None)
-        drawer = PathDrawer(request, FRAMES, should_stop=lambda: self._drawing is not drawing)
-        self.player.start(drawer, n_frames=FRAMES, at=self._panel.slider.value())
+        self._drawer = PathDrawer(
+            request, FRAMES, should_stop=lambda: self._drawing is not drawing, before=self._drawer
+        )
+        self.player.start(self._drawer, n_frames=FRAMES, at=self._panel.slider.value())
 
     def go_to(self, place: float) -> None:
         """Move the handle to a place of the path, from 0 to 1."""
@@ -115,7 +119,7 @@ class PathBinding:
 
     def close(self) -> None:
         """Let go of running work. What is being written is written to its end."""
-        self._request = self._frame = self._drawing = None
+        self._request = self._frame = self._drawing = self._drawer = None
         with suppress(RuntimeError):  # the application may have gone before
             self._timer.stop()
             self._curve_timer.stop()

@@ -15,10 +15,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible, QLabeledSlider
+from superqt import QLabeledSlider
 
 from napari_histolatent._napari.editing._path import FRAMES
 from napari_histolatent._napari.widgets._qt import note, pixmap_of, row
+from napari_histolatent._napari.widgets.collapsible import Collapsible
 from napari_histolatent._napari.widgets.probability_curve import ProbabilityCurve
 from napari_histolatent._napari.widgets.ready_marks import ReadyMarks
 
@@ -227,8 +228,8 @@ class PathPanel(QWidget):
             action.triggered.connect(lambda _=False, formats=formats: self.export_requested.emit(formats))
         return menu
 
-    def _keys_part(self) -> QCollapsible:
-        part = QCollapsible("Path through several images")
+    def _keys_part(self) -> Collapsible:
+        part = Collapsible("Path through several images")
         part.layout().setContentsMargins(0, 0, 0, 0)
         buttons = (
             self.add_key_button,

@@ -68,6 +68,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         "judge",
         "log_every",
         "tensorboard",
+        "calibrate",
     ),
 }
 _OTHERS = "Others"
@@ -103,6 +104,7 @@ _LABELS = {
     "metrics_every": "Measure every",
     "log_every": "Report every",
     "tensorboard": "TensorBoard files",
+    "calibrate": "Calibrate the verdict",
     "nodes": "Machines",
     "fine_tune": "All layers learn",
     "weights_sha256": "SHA-256 of the weights",
