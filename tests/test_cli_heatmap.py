@@ -77,6 +77,22 @@ def test_a_box_is_mapped_and_the_same_again_is_only_reported(
     assert "holds a run of something else already; choose another folder" in err
 
 
+def test_the_same_command_goes_on_after_a_stop(
+    run: Callable[..., Any], tiny_regions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--annotations", tiny_regions, "--target", "stroma", "--min-tissue", 0, "--out", tmp_path]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(region_heatmap, "run_region_heatmap", lambda *_, **__: None)
+        code, _, err = run(*asked)
+    assert code == 2
+    assert "was stopped before all" in err
+    assert "run the same command again to go on" in err
+    (tmp_path / "areas.wkb").unlink()  # killed before it was written
+    code, report, _ = run(*asked)
+    assert code == 0
+    assert report["tiles"] > 0
+
+
 def test_regions_of_a_class_and_the_class_that_is_seen(
     run: Callable[..., Any], tiny_regions: Path, tmp_path: Path
 ) -> None:

@@ -181,7 +181,9 @@ def rows_of(models: Models, tiles: Sequence[Tile], *, method: str = "fast") -> l
         classifier=models.classifier.network if models.classifier else None,
     )
     rows = []
+    digest = models.classifier.checkpoint.digest if models.classifier else ""
     for tile, inversion, measure in zip(tiles, found, measures, strict=True):
+        measure = replace(measure, classifier_digest=digest)
         verdict, _ = verdict_of(inversion, measure, models.calibration)
         values = {
             "rmse": inversion.rmse_at_z,

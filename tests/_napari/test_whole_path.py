@@ -186,7 +186,7 @@ def test_the_whole_path_with_the_mouse(window, qtbot, place, tmp_path, screensho
     qtbot.mouseClick(editor.pick_button, left)
     qtbot.waitUntil(lambda: any("Grad-CAM tile" in layer.name for layer in viewer.layers), timeout=20_000)
     qtbot.mouseClick(editor.search_button, left)
-    qtbot.waitUntil(lambda: editor.search_note.text().startswith("Found"), timeout=60_000)
+    qtbot.waitUntil(lambda: "Found by" in editor.search_note.text(), timeout=60_000)
     path = editor.path_panel
     qtbot.waitUntil(lambda: editor.binding.is_ready, timeout=60_000)
 

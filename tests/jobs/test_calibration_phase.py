@@ -133,7 +133,7 @@ def test_a_calibration_that_fails_is_a_warning_and_the_run_has_finished(
     warnings = run.status().data["metrics"]["warnings"]
     assert warnings[-1] == (
         "The generator is trained, but the verdict of reverse search could not be calibrated: The search diverged; look; "
-        "make it up in the Edit dock or with `histolatent calibrate`."
+        "calibrate it later in the Edit dock or with `histolatent calibrate`."
     )
     assert run.status().data["metrics"] == before | {"warnings": warnings}, "what was measured stays"
     monkeypatch.setattr(calibration_phase, "calibrate", fail(KeyError("a slip")))

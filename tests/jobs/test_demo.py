@@ -231,6 +231,9 @@ def test_no_half_written_file_stays(story: Story) -> None:
 def test_a_second_demo_keeps_the_dataset_and_the_networks(story: Story, tmp_path: Path) -> None:
     copied = tmp_path / "out"
     shutil.copytree(story.out, copied)
+    note = json.loads((copied / "demo.json").read_text())
+    del note["training"]["calibrate"]  # of a version that did not know this setting
+    (copied / "demo.json").write_text(json.dumps(note))
     before = {path: path.stat().st_mtime_ns for path in (copied / "dataset").rglob("*")}
     result, listener = again(story, out=copied)
     assert {path: path.stat().st_mtime_ns for path in (copied / "dataset").rglob("*")} == before

@@ -106,6 +106,13 @@ def test_applying_moves_z_and_nothing_else() -> None:
         apply(points(1, digest="e")[0], direction, 1)
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_is_a_number(strength: float) -> None:
+    point = LatentPoint((1.0, 2.0), (), "d")
+    with pytest.raises(UserError, match=rf"not {strength}; give one, 2 say"):
+        apply(point, Direction("a", (1.0, 0.0), "mean difference", "d"), strength)
+
+
 def test_monotonicity() -> None:
     strengths = [-2.0, -1.0, 0.0, 1.0, 2.0]
     rows = np.array([[1, 2, 3, 4, 50], [5, 4, 3, 2, 1], [7, 7, 7, 7, 7], [1, 2, 2, 3, 4]], float)

@@ -57,7 +57,7 @@ def test_a_run_ends_at_its_last_step_with_all_it_promised(reference: Reference) 
     with Image.open(reference.path / status.data["sample"]) as sample:
         assert sample.text["Comment"].startswith("SYNTHETIC")  # type: ignore[attr-defined]
     assert status.data["device"] == "cpu"
-    assert status.message == ""
+    assert "is not calibrated" in status.message, "too few patches are held out, and that is said"
 
 
 def test_a_run_outlives_the_process_that_launched_it(reference: Reference) -> None:

@@ -25,7 +25,10 @@ def calibrate(
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option("--classifier", help="A classifier's run folder: how often it sees the same class."),
+        typer.Option(
+            "--classifier",
+            help="A classifier's run folder: how often it sees the same class. Default: the run's own judge, or a built-in one that fits.",
+        ),
     ] = None,
     tiles: Annotated[int, typer.Option("--tiles", help="Most held-out tiles to search.", min=64)] = 256,
     device: DeviceOption = "auto",
@@ -36,7 +39,10 @@ def calibrate(
     Example: histolatent calibrate run --dataset patches
     """
     from napari_histolatent.jobs import calibration
+    from napari_histolatent.training.load import find_checkpoint
 
+    if classifier is None:
+        classifier = calibration.fitting_judge(find_checkpoint(run, kind="train"))
     with progress_bar() as progress:
         bar = progress.add_task("calibrate", total=None)
         found = calibration.calibrate(

@@ -128,6 +128,8 @@ def invert(
     checkpoint = models.generator.checkpoint
     tiles, failed = open_tiles(checkpoint, named, slide_mpp)
     tiles = with_stain_checked(models.generator, tiles, normalises=normalise_stain)
+    if models.judge:  # before the search: what it cannot be shown is refused here
+        say(*seeing.remarks_on(models.judge, tiles))
     with progress_bar() as progress:
         bar = progress.add_task("reverse search", total=steps_in_all(method, options))
         searches = edits.reverse_search(
@@ -141,8 +143,6 @@ def invert(
             perceptual=PerceptualDistance(),
             on_step=lambda done, _: progress.update(bar, completed=done),
         )
-    if models.judge:
-        say(*seeing.remarks_on(models.judge, [search.tile for search in searches]))
     verdicts = _verdicts(models, searches)
     reports = [
         _search_report(models, search, verdict, reasons, out, named)

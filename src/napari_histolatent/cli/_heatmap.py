@@ -90,6 +90,7 @@ def heatmap(
     from napari_histolatent.jobs.region_heatmap import (
         RegionHeatmapConfig,
         is_mapped,
+        keep_areas,
         new_region_heatmap,
         open_region_heatmap,
         region_request,
@@ -119,6 +120,8 @@ def heatmap(
     options: dict[str, Any] = {"areas": areas, "slide_mpp": slide_mpp}
     if (out / "run.json").exists():
         run = _begun_in(out, region_request(*asked, **options))
+        if areas is not None:
+            keep_areas(run, areas)
     else:
         run = new_region_heatmap(*asked, **options, out=out, device=device)
     if not is_mapped(run):
@@ -129,6 +132,9 @@ def heatmap(
                 classifier=judge,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )
+    if not is_mapped(run):
+        msg = f"The heatmap was stopped before all {plan.n_tiles} tiles were mapped; run the same command again to go on."
+        raise UserError(msg)
     found = open_region_heatmap(run.path)
     facts = _facts_of(found.probability)
     report = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_histolatent.training.checkpoint import Checkpoint
 
 WHAT = "the verdict of reverse search"
-_LATER = "make it up in the Edit dock or with `histolatent calibrate`"
+_LATER = "calibrate it later in the Edit dock or with `histolatent calibrate`"
 
 
 class EndHeldBack:

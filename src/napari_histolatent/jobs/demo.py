@@ -124,7 +124,7 @@ def run_demo(
         If the input, the device or the folder is not right.
     """
     # Read before anything is made: a wrong word must not leave a folder behind.
-    config = preset(preset_name).with_changes(seed=seed, steps=steps, device=device)
+    config = preset(preset_name).with_changes(seed=seed, steps=steps, device=device, calibrate=False)
     require_device(device)
     source = demo_input(slide, annotations, out)
     _claim(out, source, config)
@@ -155,7 +155,9 @@ def _claim(out: Path, source: DemoInput, config: TrainingConfig) -> None:
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         if note.exists():
-            if json.loads(note.read_text(encoding="utf-8")) != made_of:
+            stored = json.loads(note.read_text(encoding="utf-8"))
+            # A setting that came with a later version is as it is now.
+            if stored | {"training": made_of["training"] | stored["training"]} != made_of:
                 msg = f"{out} holds a demo of another slide, other regions or other settings; choose another folder with --out."
                 raise UserError(msg)
         elif any(not path.name.startswith("SYNTHETIC-slide") for path in out.iterdir()):

@@ -24,11 +24,12 @@ from napari_histolatent._files import (
     file_name_of,
     json_field,
     read_json_object,
+    replacing,
     write_json,
 )
 from napari_histolatent.errors import RunError, UserError, passing_through, writing_to
 from napari_histolatent.explain.region import halved, mixed
-from napari_histolatent.jobs.region_plan import box_on_slide, plan_region, read_tile
+from napari_histolatent.jobs.region_plan import READERS, box_on_slide, plan_region, read_tile
 from napari_histolatent.runs import Run, RunEvent, known_runs
 from napari_histolatent.slides import open_slide
 
@@ -52,7 +53,6 @@ _BAND_PX = 256
 """Rows of the heatmap that are made, and remembered to be made, at once; also the side of the file's chunks."""
 _SMALLEST_PX = 512
 _AT_ONCE = 32
-_READERS = 4
 _BRIGHT_PERCENTILE = 99.5
 
 
@@ -142,10 +142,25 @@ def new_region_heatmap(
     name = f"{file_name_of(Path(slide).stem)}-{uuid4().hex[:8]}"
     folder = Path(out) if out else data_folder() / "heatmaps" / name
     run = Run.create(folder, kind=HEATMAP, spec=spec | {"device": device})
-    if packed is not None:
-        with writing_to(run.path):
-            (run.path / _AREAS).write_bytes(packed)
+    _keep(run, packed)
     return run
+
+
+def keep_areas(run: Run, areas: BaseGeometry) -> None:
+    """Write the areas of a run anew: of one that was killed before it had them.
+
+    Raises
+    ------
+    UserError
+        If they cannot be written.
+    """
+    _keep(run, shapely.to_wkb(areas))
+
+
+def _keep(run: Run, packed: bytes | None) -> None:
+    if packed is not None:
+        with writing_to(run.path), replacing(run.path / _AREAS) as part:
+            part.write_bytes(packed)
 
 
 def earlier_region_heatmap(request: str) -> Run | None:
@@ -530,7 +545,7 @@ def _maps_of(
         return read_tile(slide, grid, place, classifier.network.size_px)
 
     portions = [places[start : start + _AT_ONCE] for start in range(0, len(places), _AT_ONCE)]
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         try:
             ahead = [readers.submit(read, place) for place in portions[0]] if portions else []
             for i, portion in enumerate(portions):

@@ -308,7 +308,7 @@ def open_tile(
         opened_as=image,
         pixels=pixels,
         mpp=own,
-        slide_digest=provenance.get("slide_digest"),
+        slide_digest=str(provenance["slide_digest"]) if provenance.get("slide_digest") else None,
         centre=place,
         level0_box=level0_box,
         point=point,

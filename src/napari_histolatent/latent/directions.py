@@ -73,6 +73,9 @@ def apply(point: LatentPoint, direction: Direction, strength: float) -> LatentPo
     UserError
         If they belong to different generators.
     """
+    if not math.isfinite(strength):
+        msg = f"A direction has a strength that is a number, not {strength}; give one, 2 say."
+        raise UserError(msg)
     if point.checkpoint_digest != direction.checkpoint_digest or len(point.values) != len(direction.vector):
         msg = (
             f"The direction {direction.name!r} belongs to the generator {direction.checkpoint_digest[:12]}, the point to "

@@ -66,7 +66,7 @@ def draw(
 
 
 def tuned_copy(generator: Generator, weights: TunedWeights) -> Generator:
-    """Return the copy of a generator with tuned weights, the same for as long as no others are asked for.
+    """Return the copy of a generator with tuned weights, the same until two others were asked for.
 
     For copies that draw again and again, as of a tile that is edited; others are made by `TunedWeights.applied`. The
     generator has to keep its weights.
@@ -90,14 +90,14 @@ def tuned_copy(generator: Generator, weights: TunedWeights) -> Generator:
 
 
 def drawn_float(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Tensor:
-    """Return the same images as floats (n, 3, size_px, size_px) in [-1, 1], on the device.
+    """Return the images as floats (n, 3, size_px, size_px) in [-1, 1], on the device, drawn by the network as it is.
 
     Raises
     ------
     UserError
         If a point's offsets are not of this generator's layers.
     """
-    return torch.cat(list(_parts(kept_folded(generator), points, device))).contiguous()
+    return torch.cat(list(_parts(generator, points, device)))
 
 
 def _parts(generator: Generator, points: Sequence[LatentPoint], device: torch.device) -> Iterator[Tensor]:
