@@ -86,3 +86,24 @@ def region_layers_of(viewer: Any) -> list[Any]:
         if isinstance(ours, dict) and ours.get("role") == ROLE and getattr(layer, "multiscale", False):
             found.append(layer)
     return found
+
+
+def lay_above_slide(viewer: Any, layer: Any) -> None:
+    """Put a region's heatmap above its slide and the heatmaps of regions there; what is shown of a tile lies above."""
+    layers, digest = viewer.layers, layer.metadata[KEY]["slide_digest"]
+    roles = [_role_on(digest, item.metadata.get(KEY)) for item in layers]
+    slide = [i for i, role in enumerate(roles) if role in ("slide", "overview")]
+    if not slide:
+        return
+    place = slide[-1] + 1
+    while place < len(roles) and roles[place] == ROLE:
+        place += 1
+    layers.move(layers.index(layer), place)
+
+
+def _role_on(digest: str, ours: Any) -> str | None:
+    """Return the role of a layer of a slide, from what its metadata say of us; None: of none, or of another."""
+    if not isinstance(ours, dict) or digest not in (ours.get("digest"), ours.get("slide_digest")):
+        return None
+    role = ours.get("role")
+    return role if isinstance(role, str) else None

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from napari_histolatent._napari.editing import _calibrating as calibrating
-from napari_histolatent._napari.editing._calibrating import dataset_to_calibrate_on, followed
-from napari_histolatent.errors import DatasetError
+from napari_histolatent._napari.editing._calibrating import (
+    dataset_to_calibrate_on,
+    followed,
+    running_calibration,
+    start_calibration,
+)
+from napari_histolatent.errors import DatasetError, UserError
 from napari_histolatent.jobs import calibration
 from napari_histolatent.patches import PatchDataset
 from napari_histolatent.runs import Run, RunEvent
@@ -68,3 +73,33 @@ def test_a_calibration_is_followed_to_its_end_or_left(
     assert ended is not None
     assert (ended.state, heard) == ("finished", [(0, 0), (6, 8)])
     assert followed(run, on_progress=told, should_stop=lambda: True) is None
+
+
+def test_a_calibration_of_the_generator_that_runs_is_found_and_no_second_one_is_started(
+    tmp_path: Path,
+) -> None:
+    own = untrained_generator(path=tmp_path / "gan" / "checkpoints" / "step-00000001").checkpoint
+    for name, of in (("other", tmp_path / "another"), ("mine", own.path)):
+        Run.create(tmp_path / name, kind="calibrate", spec={"run": str(of)})
+    other, mine = Run(tmp_path / "other"), Run(tmp_path / "mine")
+    with other.exclusively():
+        assert running_calibration(own) is None
+        with mine.exclusively():
+            found = running_calibration(own)
+            assert found is not None
+            assert found.path == mine.path
+            assert start_calibration(own, tmp_path).path == mine.path
+            assert running_calibration(own, but={mine.path}) is None
+
+
+def test_the_last_phase_of_a_training_is_waited_for(tmp_path: Path) -> None:
+    own = untrained_generator(path=tmp_path / "gan" / "checkpoints" / "step-00000001").checkpoint
+    run = Run.create(tmp_path / "gan", kind="train", spec={})
+    with run.exclusively():
+        run.append(RunEvent("progress", 3, 8))
+        assert running_calibration(own) is None, "it trains still"
+        run.append(RunEvent("progress", 8, 8, data={"calibrating": {"done": 1, "tiles": 4}}))
+        with pytest.raises(UserError, match="at the end of this generator's training"):
+            running_calibration(own)
+        run.append(RunEvent("finished", 8, 8))
+    assert running_calibration(own) is None

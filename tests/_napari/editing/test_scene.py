@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from napari_histolatent._napari._editing import Seen
 from napari_histolatent._napari._layers import KEY, set_pixel_size, slide_layer
 from napari_histolatent._napari.editing._scene import (
+    EARLIER,
+    EARLIER_TILE,
     PUT_AWAY,
     Look,
     Scene,
@@ -372,3 +375,160 @@ def test_the_users_selection_stays(viewer: Any, slide: Slide, tile: Tile) -> Non
     scene.place(tile, slide, draws_tile=True)
     scene.show("tile", tile, seen(tile, 1.0))
     assert viewer.layers.selection.active is chosen
+
+
+# In which order
+
+
+def order(viewer: Any, scene: Scene, *keys: str) -> list[int]:
+    """Return at which places of the layer list these lie, from below."""
+    return [viewer.layers.index(scene.layer(key)) for key in keys]
+
+
+def is_rising(places: list[int]) -> bool:
+    return places == sorted(places)
+
+
+def test_a_tile_that_comes_late_does_not_cover_the_edit(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    shown.place(replace(tile), slide, draws_tile=True)
+    shown.show("tile", tile, seen(tile, 1.0))
+    for column, seed in (("reconstruction", 3), ("edit", 4)):
+        shown.show(column, drawn(tile, noise, seed), seen(tile, 1.0))
+    keys = ("tile", "reconstruction", "edit", "heatmap tile", "heatmap reconstruction", "heatmap edit")
+    assert is_rising(order(viewer, shown, *keys))
+
+
+def test_a_reconstruction_that_was_removed_comes_back_below_the_edit(
+    viewer: Any, shown: Scene, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    viewer.layers.remove(shown.layer("reconstruction"))
+    shown.show("reconstruction", drawn(tile, noise, 3))
+    assert is_rising(order(viewer, shown, "reconstruction", "edit", "heatmap tile"))
+
+
+def test_the_residual_lies_above_the_edit(
+    viewer: Any, slide: Slide, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    scene = Scene(viewer)
+    scene.set_look(Look(shows_residual=True))
+    scene.place(tile, slide, draws_tile=False)
+    scene.show("tile", tile, seen(tile, 1.0))
+    scene.show("reconstruction", drawn(tile, noise, 1))
+    scene.show("edit", drawn(tile, noise, 1))
+    assert is_rising(order(viewer, scene, "edit", "residual", "heatmap tile"))
+    scene.set_look(Look())
+    residual = next(layer for layer in viewer.layers if "residual" in layer.name)
+    for place in (0, len(viewer.layers)):
+        viewer.layers.move(viewer.layers.index(residual), place)
+        scene.set_look(Look(shows_residual=True))
+        assert is_rising(order(viewer, scene, "reconstruction", "edit", "residual", "heatmap tile")), place
+        scene.set_look(Look())
+
+
+def test_at_a_new_tile_the_layers_are_in_their_order_again(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile
+) -> None:
+    for index in (1, 3, 2):
+        viewer.layers.move(index, len(viewer.layers))
+    shown.place(replace(tile), slide, draws_tile=False)
+    keys = ("reconstruction", "edit", "heatmap tile", "heatmap reconstruction", "heatmap edit")
+    assert [layer.metadata[KEY]["role"] for layer in list(viewer.layers)[1:]] == [
+        key.replace("heatmap", "Grad-CAM") for key in keys
+    ]
+
+
+# What is put away
+
+
+def test_what_is_put_away_says_in_its_name_that_it_is_of_earlier(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    edit, heatmap, reconstruction = (shown.layer(key) for key in ("edit", "heatmap edit", "reconstruction"))
+    reconstruction.name = "mine"
+    shown.show("edit", None)
+    assert (edit.name, heatmap.name) == (
+        f"SYNTHETIC edit{EARLIER}",
+        f"Grad-CAM edit: stroma (of a SYNTHETIC tile){EARLIER}",
+    )
+    for _ in range(2):
+        shown.place(replace(tile), slide, draws_tile=False)
+        assert edit.name == f"SYNTHETIC edit{EARLIER_TILE}"
+        assert heatmap.name.endswith(f"{EARLIER_TILE}")
+    assert reconstruction.name == "mine"
+    edit.visible = True  # the user looks at it once more
+    shown.place(replace(tile), slide, draws_tile=False)
+    assert not edit.visible
+    shown.show("edit", drawn(tile, noise, 3), seen(tile, 1.0))
+    assert (edit.name, heatmap.name) == ("SYNTHETIC edit", "Grad-CAM edit: stroma (of a SYNTHETIC tile)")
+
+
+def test_a_name_and_an_eye_of_the_users_stay_with_the_tile(
+    shown: Scene, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    edit, of_tile, of_edit = (shown.layer(key) for key in ("edit", "heatmap tile", "heatmap edit"))
+    edit.name, edit.visible, of_tile.visible, of_edit.visible = "mine", False, True, False
+    for seed in (3, 4):
+        for column in ("tile", "edit"):
+            shown.show(column, None)
+        assert edit.name == "mine"
+        assert not of_tile.visible
+        shown.show("tile", tile, seen(tile, 1.0))
+        shown.show("edit", drawn(tile, noise, seed), seen(tile, 1.0))
+        assert (edit.name, edit.visible, of_tile.visible, of_edit.visible) == ("mine", False, True, False)
+    shown.set_look(Look(is_beside=True))
+    assert edit.visible, "another layout shows all"
+    shown.set_look(Look())
+    shown.show("tile", tile, seen(tile, 1.0))
+    assert not of_tile.visible
+
+
+def test_what_is_put_away_never_lies_outside_the_slide(
+    viewer: Any, slide: Slide, shown: Scene, tile: Tile
+) -> None:
+    shown.set_look(Look(thresholds=(0.5,)))
+    mine = list(viewer.layers)[1:]
+    assert len(mine) == 8, "with three of lines"
+    other = SimpleNamespace(info=replace(slide.info, digest="other", mpp_x=0.125, mpp_y=0.125))
+    there = replace(tile, slide_digest="other", level0_box=(8.0, 4.0, 40.0, 36.0))
+    shown.place(there, other, draws_tile=False)
+    for layer in mine:
+        ends = [layer.data_to_world((-0.5 + n, -0.5 + n)) for n in (0, SIDE)]
+        assert np.ravel(ends) == pytest.approx([0.4375, 0.9375, 4.4375, 4.9375]), layer.name
+    off = replace(there, level0_box=None)
+    shown.place(off, other, draws_tile=False)
+    shown.show("edit", off, seen(off, 1.0))
+    assert [layer.data_to_world((SIDE, SIDE))[1] < 0 for layer in mine].count(True) == 3, "the edit's own"
+    shown.place(there, other, draws_tile=False)
+    for layer in mine:
+        assert layer.data_to_world((-0.5, -0.5)) == pytest.approx((0.4375, 0.9375)), layer.name
+
+
+def test_closing_takes_along_what_is_put_away_and_nothing_else(
+    proxy: Any, viewer: Any, slide: Slide, tile: Tile, noise: Callable[..., np.ndarray]
+) -> None:
+    add(viewer, slide_layer(slide))
+    for n in range(2):
+        scene = Scene(proxy)
+        scene.place(tile, slide, draws_tile=False)
+        scene.show("tile", tile, seen(tile, 1.0))
+        for column, seed in (("reconstruction", 1), ("edit", 2)):
+            scene.show(column, drawn(tile, noise, seed), seen(tile, 1.0))
+        scene.place(replace(tile), slide, draws_tile=False)
+        scene.show("tile", tile, seen(tile, 1.0))
+        scene.layer("heatmap tile").name = f"heatmap {n}"
+        next(v for v in viewer.layers if v.name.startswith("SYNTHETIC edit")).visible = True
+        next(v for v in viewer.layers if v.name.startswith("SYNTHETIC recon")).name = f"mine {n}"
+        mine = {f"heatmap {n}", f"SYNTHETIC edit{EARLIER_TILE}", f"mine {n}"}
+        before = {layer.name for layer in viewer.layers}
+        assert mine < before
+        scene.close()
+        scene.close()
+        assert before - {layer.name for layer in viewer.layers} == {
+            f"Grad-CAM {column}: stroma (of a SYNTHETIC tile){EARLIER_TILE}"
+            for column in ("reconstruction", "edit")
+        }
+        viewer.layers.remove(f"SYNTHETIC edit{EARLIER_TILE}")
+    scene.show("edit", drawn(tile, noise, 3), seen(tile, 1.0))
+    assert scene.layer("heatmap edit").visible, "what was taken away comes anew"

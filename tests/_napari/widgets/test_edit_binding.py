@@ -6,6 +6,7 @@ import shutil
 import threading
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -865,6 +866,61 @@ def test_a_layer_that_was_removed_comes_back_with_the_slider(
     assert sum(name.startswith("SYNTHETIC") for name in names(viewer)) == 1
 
 
+def test_a_tile_of_a_slide_that_is_closed_lies_off_the_slide_that_is_open(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    assert "not open" not in view.tile_note.text()
+    elsewhere = SimpleNamespace(info=replace(slide.info, digest="closed", mpp_x=0.25, mpp_y=0.25))
+    tile = replace(ready._state.tile, slide_digest="closed")
+    ready._take_tile(tile, elsewhere, False)
+    idle(qtbot, ready)
+    assert "Its slide is not open: it is shown off the tissue, not in its place." in view.tile_note.text()
+    assert np.array_equal(viewer.layers["tile"].data, tile.pixels), "no slide shows it"
+    assert viewer.layers["tile"].extent.world[1, 1] < 0
+    viewer.layers.remove(shown)
+    view.history_bar.undo_button.click()
+    idle(qtbot, ready)
+    assert ready._state.found is not None
+    assert "Its slide is not open" in view.tile_note.text()
+    assert np.array_equal(viewer.layers["tile"].data, ready._state.tile.pixels)
+    add(viewer, slide_layer(slide))
+    view.history_bar.undo_button.click()  # the search: the tile stays
+    idle(qtbot, ready)
+    assert "Its slide is not open" not in view.tile_note.text()
+    assert "tile" not in names(viewer), "the slide shows it again"
+
+
+def test_the_slider_moves_on_after_another_network_came_while_a_point_was_steered(
+    qtbot: Any, view: EditView, ready: EditBinding, viewer: Any, slide: Slide
+) -> None:
+    pick(qtbot, ready, viewer, slide, EPITHELIUM_XY)
+    search(qtbot, ready)
+    base = ready._state.base
+    ready._take_shown(replace(base, name="moved", pixels=255 - base.pixels), "direction")
+    choose(view.classifier_box, view.classifier_box.findText(NO_CLASSIFIER))
+    idle(qtbot, ready)
+    assert ready._state.base is base
+    slide_to(view, 5)
+    assert np.array_equal(viewer.layers[EDIT].data, frames(ready)[5].pixels)
+
+
+def test_a_dock_that_is_closed_takes_along_what_it_has_put_away(
+    view: EditView, binding: EditBinding, viewer: Any, slide: Slide, shown: Any
+) -> None:
+    tile = cut_tile(slide, STROMA_XY, size_px=32, mpp=1.0)
+    before = len(viewer.layers)
+    binding._scene.place(tile, slide, draws_tile=True)
+    binding._scene.show("tile", tile)
+    binding._scene.show("edit", tile)
+    binding._scene.show("edit", None)
+    assert len(viewer.layers) == before + 2
+    view.closed.emit()
+    assert len(viewer.layers) == before + 1
+    assert viewer.layers[-1].name == "tile"
+
+
 def test_another_generator_gets_the_tile_at_its_own_size(
     qtbot: Any,
     view: EditView,
@@ -1288,10 +1344,11 @@ def test_a_calibration_that_is_made_later_renews_the_verdict(
     qtbot.waitUntil(lambda: not view.calibration.isHidden(), timeout=20_000)
     assert not view.calibration.button.isEnabled(), "the tiny dataset holds out too few patches"
     assert "a calibration needs 64" in view.calibration.button.toolTip()
-    made: Any = object()
-    ready._take_calibration(made)
-    idle(qtbot, ready)
-    assert (view.badge.badge.text(), view.badge.reasons.text()) == ("Caution", "Look twice.")
+    monkeypatch.setattr(calibration, "calibration_of", lambda _: object())
+    session_of(viewer).runs_changed.emit()  # its training has ended
+    qtbot.waitUntil(lambda: view.badge.badge.text() == "Caution", timeout=20_000)
+    assert view.badge.reasons.text() == "Look twice."
+    assert view.calibration.isHidden()
     assert ready._state.found.judged.verdict == "caution"
     search(qtbot, ready)
     assert view.badge.badge.text() == "Caution", "the next search is judged by it at once"
@@ -1305,6 +1362,16 @@ def test_how_much_heatmaps_agree_stands_below_the_bars(
     search(qtbot, ready)
     qtbot.waitUntil(lambda: view.agreement.lines.text().count("Grad-CAM of ") == 2, timeout=20_000)
     assert not view.agreement.isHidden()
+    said = view.edit_note.text()
+    for index in (4, 8):
+        slide_to(view, index)
+        view.path_panel.key_added.emit()
+        idle(qtbot, ready)
+    qtbot.waitUntil(lambda: view.agreement.lines.text().count("Grad-CAM of ") == 1, timeout=20_000)
+    assert "right end" not in view.agreement.lines.text() + view.edit_note.text()
+    assert "goes through the images of your own list" in view.edit_note.text()
+    view.path_panel.keys_cleared.emit()
+    assert view.edit_note.text() == said
     view.heatmap_check.setChecked(False)
     assert view.agreement.isHidden()
     pick(qtbot, ready, viewer, slide, STROMA_XY)

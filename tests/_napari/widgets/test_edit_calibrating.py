@@ -10,7 +10,7 @@ from napari_histolatent._napari._editing import Models
 from napari_histolatent._napari.widgets import edit_calibrating
 from napari_histolatent._napari.widgets.calibration_offer import CalibrationOffer
 from napari_histolatent._napari.widgets.edit_calibrating import EditCalibrating
-from napari_histolatent.errors import DatasetError
+from napari_histolatent.errors import CheckpointError, DatasetError, UserError
 from napari_histolatent.jobs import calibration
 from napari_histolatent.runs import Run, RunEvent
 from tests._napari.editing.untrained import untrained_generator
@@ -98,6 +98,63 @@ def test_a_calibration_is_followed_and_its_end_is_taken(qtbot: Any, dock: Dock) 
     dock.run.append(RunEvent("finished", 256, 256))
     qtbot.waitUntil(lambda: dock.got == [CALIBRATION])
     assert dock.offer.isHidden()
+    dock.binding.dataset_changed()
+    dock.binding.runs_changed()
+    assert not dock.binding.finder.is_busy, "there is one now, and it is not offered again"
+
+
+def test_one_that_was_begun_elsewhere_is_followed(qtbot: Any, dock: Dock, tmp_path: Path) -> None:
+    models = dock.models()
+    spec = {"run": str(models.generator.checkpoint.path)}
+    elsewhere = Run.create(tmp_path / "elsewhere", kind="calibrate", spec=spec)
+    with elsewhere.exclusively():
+        elsewhere.append(RunEvent("progress", 3, 9))
+        dock.binding.show(models)
+        qtbot.waitUntil(lambda: (dock.offer.progress.value(), dock.offer.progress.maximum()) == (3, 9))
+        assert dock.offer.button.isHidden(), "no second one"
+        dock.run.append(RunEvent("finished"))  # now there is a calibration
+        elsewhere.append(RunEvent("finished", 9, 9))
+        qtbot.waitUntil(lambda: dock.got == [CALIBRATION])
+
+
+def test_one_that_was_made_elsewhere_is_taken(qtbot: Any, dock: Dock) -> None:
+    dock.binding.show(dock.models())
+    qtbot.waitUntil(lambda: not dock.offer.isHidden())
+    dock.run.append(RunEvent("finished"))
+    dock.binding.runs_changed()
+    qtbot.waitUntil(lambda: dock.got == [CALIBRATION])
+    assert dock.offer.isHidden()
+
+
+def test_a_result_that_cannot_be_read_is_told_once(
+    qtbot: Any, dock: Dock, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(_: Any) -> Any:
+        raise CheckpointError("calibration.json is damaged; make it again.")
+
+    monkeypatch.setattr(calibration, "calibration_of", damaged)
+    begin(qtbot, dock)
+    dock.run.append(RunEvent("finished", 4, 4))
+    for _ in range(2):
+        qtbot.waitUntil(lambda: not dock.offer.button.isHidden())
+        dock.binding.dataset_changed()
+        qtbot.waitUntil(lambda: not (dock.binding.finder.is_busy or dock.binding.follower.is_busy))
+    assert errors == ["calibration.json is damaged; make it again."]
+    assert dock.offer.button.isEnabled(), "another one may be made"
+
+
+def test_one_that_cannot_be_followed_is_let_go(
+    qtbot: Any, dock: Dock, tmp_path: Path, errors: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise UserError("Its disk is away.")
+
+    monkeypatch.setattr(edit_calibrating, "followed", away)
+    spec = {"run": str(dock.models().generator.checkpoint.path)}
+    with Run.create(tmp_path / "elsewhere", kind="calibrate", spec=spec).exclusively():
+        dock.binding.show(dock.models())
+        qtbot.waitUntil(lambda: not dock.offer.isHidden() and not dock.offer.button.isHidden())
+    assert errors == ["Its disk is away."]
 
 
 def test_a_calibration_can_be_cancelled(qtbot: Any, dock: Dock) -> None:

@@ -45,6 +45,10 @@ def test_what_the_classifier_sees_comes_later_and_a_choice_stays(view: EditView)
     assert view.search_class_note.text().startswith("Your choice.")
     show(shown, TILE, SEES)
     assert view.search_class == "benign", "it stays with its tile"
+    view.set_search_classes(CLASSES)  # as another classifier does
+    show(shown, TILE, SEES)
+    assert view.search_class == "benign"
+    assert view.search_class_note.text().startswith("Your choice.")
     choose(view, "cancer")
     assert not view.search_class_note.text().startswith("Your choice.")
     show(shown, replace(TILE, label="benign"), SEES)

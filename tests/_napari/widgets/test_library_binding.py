@@ -391,10 +391,11 @@ def test_without_a_dataset_one_is_asked_for_and_one_that_does_not_fit_is_forgott
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "nothing"))
     qtbot.mouseClick(panel.neighbours_button, LEFT)
     idle(qtbot, binding)
-    assert len(errors) == 1
-    assert not panel.neighbours_note.isVisible()
+    assert [panel.neighbours_note.text()] == errors, "it stays to be read"
     assert not panel.cancel_button.isVisible()
     assert panel.neighbours_button.text().endswith("…"), "it asks again"
+    select(panel, "second")
+    assert not panel.neighbours_note.isVisible()
 
 
 def test_a_dataset_that_is_there_needs_no_asking(
@@ -417,6 +418,7 @@ def test_a_dataset_that_is_there_needs_no_asking(
     binding.dataset_changed()
     idle(qtbot, binding)
     assert panel.neighbours_button.text() == "Nearest real patches"
+    assert "need not be what this generator learnt from" in panel.neighbours_button.toolTip()
     binding.close()
 
 

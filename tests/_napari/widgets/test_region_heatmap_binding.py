@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,8 @@ def test_all_tissue_is_counted_mapped_and_shown_and_not_mapped_again(
     n_tiles = int(panel.plan_note.text().split()[0])
     assert ", about " in panel.plan_note.text()
     active = viewer.layers.selection.active
+    viewer.add_image(np.zeros((4, 4)), name="an edit", units=("um", "um"))
+    viewer.layers.selection.active = active
     qtbot.mouseClick(panel.map_button, LEFT)
     idle(qtbot, binding)
     (layer,) = region_layers_of(viewer)
@@ -156,6 +159,13 @@ def test_all_tissue_is_counted_mapped_and_shown_and_not_mapped_again(
     binding.look_changed()
     assert layer.opacity == 0.4
     assert layer.colormap.name.startswith("jet")
+    assert [item.name for item in viewer.layers] == ["tiny.tiff", layer.name, "an edit"]
+    layer.opacity = 0.9
+    for shows in (False, True):
+        dock.look = replace(dock.look, wipe=0.5, shows_heatmaps=shows)
+        binding.look_changed()
+        assert layer.visible is shows
+    assert layer.opacity == 0.9, "what was not changed in the dock stays as the user set it"
 
     viewer.layers.remove(layer)
     idle(qtbot, binding)
@@ -260,6 +270,32 @@ def test_it_is_watched_cancelled_and_gone_on_with(
     assert launched == [run.path]
     assert len(region_layers_of(viewer)) == 1
     assert known_runs().count(run.path) == 1
+
+
+def test_what_is_offered_is_of_the_slide_that_is_selected(
+    qtbot: Any,
+    viewer: Any,
+    slide: Slide,
+    slide_of: Callable[..., Slide],
+    dock: Dock,
+    panel: RegionHeatmapPanel,
+    make: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(region_heatmap_binding, "region_heatmaps_of", lambda of: asked.append(of) or [])
+    dock.classifier = None  # nothing is counted
+    binding = make(panel)
+    idle(qtbot, binding)
+    first = viewer.layers.selection.active
+    panel.set_made([("stroma", "/a/heatmap/of/the/first")])
+    other = slide_of(np.zeros((64, 64, 3), np.uint8), mpp=(0.5, 0.5))
+    add(viewer, slide_layer(other))
+    assert panel.made_box.count() == 0
+    idle(qtbot, binding)
+    viewer.layers.selection.active = first
+    idle(qtbot, binding)
+    assert asked == [slide.info.digest, other.info.digest, slide.info.digest]
 
 
 def test_without_a_classifier(

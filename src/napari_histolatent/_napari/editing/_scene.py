@@ -32,6 +32,22 @@ COLUMNS = ("tile", "reconstruction", "edit")
 PUT_AWAY = "is_put_away"
 """In the metadata of a layer that is hidden until there is something to be seen in it again."""
 
+EARLIER, EARLIER_TILE = " (earlier)", " (earlier tile)"
+"""Ends of the name of a layer that is put away: it holds what was seen in this tile before, or in another one."""
+
+_FROM_BELOW = (
+    "tile",
+    "reconstruction",
+    "edit",
+    "residual",
+    "heatmap tile",
+    "heatmap reconstruction",
+    "heatmap edit",
+    "difference",
+    "lines tile",
+    "lines reconstruction",
+    "lines edit",
+)
 _SHIFTS = {"tile": 0, "reconstruction": 1, "edit": 2, "residual": 3, "difference": 4}
 """Tile widths to the right of the tile, side by side."""
 _LINE_COLORS = {"ember": "#00e5ff", "jet": "#000000"}
@@ -170,6 +186,14 @@ class Scene:
         self._layers: dict[str, Any] = {}
         self._named: dict[str, str] = {}
         """What each layer was called last: a name that the user gave is kept."""
+        self._usual_names: dict[str, str] = {}
+        self._eyes: dict[str, bool] = {}
+        """Whether each layer was shown or hidden last: where it is otherwise now, the user did that."""
+        self._own_eyes: dict[str, bool] = {}
+        """What the user did of that in this tile and layout."""
+        self._of_earlier_tile: set[str] = set()
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        """Of the pictures that the layers cover: lines have none of their own."""
         self._line_colors: dict[str, str] = {}
 
     # what is shown
@@ -189,9 +213,13 @@ class Scene:
         self.forget()
         self._tile, self._slide, self._draws_tile = tile, slide, draws_tile
         self._bring_to_top()
-        unit = ground_of(tile, slide.info if slide else None).unit
-        for layer in self._in_list().values():
-            layer.units = unit, unit  # of layers in several units napari knows no extent in any
+        info = slide.info if slide else None
+        ground = ground_of(tile, info)
+        for key, layer in self._in_list().items():
+            # Where napari shows all that there is, what is hidden counts, too.
+            if info is None or not _is_within(layer, self._shapes[key], info):
+                _lay(layer, ground.placement(self._shapes[key]))
+            layer.units = ground.unit, ground.unit  # of layers in several units napari knows no extent in any
 
     def show(self, column: str, tile: Tile | None, seen: Seen | None = None) -> None:
         """Show a tile in a column, and what a classifier sees in it; None takes both away."""
@@ -261,11 +289,27 @@ class Scene:
     def forget(self) -> None:
         """Put all layers away."""
         for key in self._layers:
-            self._put_away(key)
+            self._put_away(key, with_its_tile=True)
+        self._of_earlier_tile = set(self._layers)
+        self._own_eyes.clear()
         self._pictures.clear()
         self._seen.clear()
         self._maximum = 0.0
         self._tile = None
+
+    def close(self) -> None:
+        """Take the layers that are put away out of the list; what is to be seen, or has a name of its own, stays."""
+        gone = [
+            (key, layer)
+            for key, layer in self._in_list().items()
+            if _is_put_away(layer) and not layer.visible and layer.name == self._named[key]
+        ]
+        if not gone:
+            return
+        with self._viewer.layers.batched_update():  # garbage is collected once
+            for key, layer in gone:
+                del self._layers[key]
+                self._viewer.layers.remove(layer)
 
     def layer(self, key: str) -> Any | None:
         """Return a layer, if it is there and something is to be seen in it.
@@ -433,6 +477,7 @@ class Scene:
         heatmap: Heatmap | None = None,
     ) -> None:
         layer = self._kept(key)
+        self._usual_names[key] = name
         if layer is None:
             self._add(key, data, name, says, opacity=opacity, heatmap=heatmap)
         elif _is_put_away(layer):
@@ -470,9 +515,12 @@ class Scene:
         else:
             # A copy: what is shown next is written into it.
             added = self._viewer.add_image(data.copy(), rgb=True, interpolation2d="nearest", **options)
-        self._layers[key], self._named[key] = added, added.name
+        self._layers[key], self._named[key], self._shapes[key] = added, added.name, shape
+        self._eyes[key] = options["visible"]
+        self._own_eyes.pop(key, None)
+        self._of_earlier_tile.discard(key)
         self._hide_covered(key)
-        self._lay_below(key)
+        self._stack(key)
         if active is not None and active in self._viewer.layers:
             # The user's own selection stays: picking goes on working on the slide that was chosen.
             self._viewer.layers.selection.active = active
@@ -487,21 +535,24 @@ class Scene:
         opacity: float,
         heatmap: Heatmap | None,
     ) -> None:
-        """Have a layer that was put away show something, as a new one would."""
+        """Have a layer that was put away show something, as a new one would; the same tile keeps its name and eye."""
         layer = self._layers[key]
-        shape = heatmap.values.shape if heatmap is not None else data.shape
+        self._shapes[key] = shape = heatmap.values.shape if heatmap is not None else data.shape
         # What changes while a layer is hidden costs little, but the user may have looked at it.
         if layer.visible:
             layer.visible = False
+        self._eyes[key] = False
         _assign(layer, data)
         layer.metadata = {KEY: says}
         _lay(layer, self._placement(key, shape, heatmap))
-        self._call(key, name)
+        if key in self._of_earlier_tile or self._named[key] == layer.name:
+            self._call(key, name)
+        self._of_earlier_tile.discard(key)
         if layer.opacity != opacity:
             layer.opacity = opacity
         self._hide_covered(key)
-        if self._is_visible_at_first(key):
-            layer.visible = True
+        self._stack(key)
+        self._set_eye(key, self._is_visible_at_first(key))
 
     def _call(self, key: str, name: str) -> None:
         layer = self._layers[key]
@@ -515,25 +566,46 @@ class Scene:
         if not kind or column != "edit" or self._look.is_beside:
             return
         for other in ("tile", "reconstruction"):
-            covered = self.layer(f"{kind} {other}")
-            if covered is not None and covered.visible:
-                covered.visible = False
+            if self.layer(f"{kind} {other}") is not None:
+                self._set_eye(f"{kind} {other}", False)
 
-    def _lay_below(self, key: str) -> None:
-        """Put the newest layer below those that are to be seen above it: heatmaps above pictures, lines above all."""
-        layers = self._viewer.layers
-        above = [
-            layers.index(self._layers[other]) for other in self._in_list() if _height(other) > _height(key)
-        ]
-        if above:
-            layers.move(layers.index(self._layers[key]), min(above))
+    def _set_eye(self, key: str, is_wanted: bool) -> None:
+        """Show or hide a layer; what the user did of that stays, as long as the tile does."""
+        layer = self._layers[key]
+        self._note_own_eye(key)
+        is_visible = self._own_eyes.get(key, is_wanted)
+        if layer.visible != is_visible:
+            layer.visible = is_visible
+        self._eyes[key] = is_visible
+
+    def _note_own_eye(self, key: str) -> None:
+        layer = self._layers[key]
+        if layer.visible != self._eyes[key]:
+            self._own_eyes[key] = layer.visible
+
+    def _stack(self, key: str) -> None:
+        """Put a layer above those that it is to be seen above, and below the others."""
+        layers, height = self._viewer.layers, _height(key)
+        at, found = layers.index(self._layers[key]), self._in_list().items()
+        above = [layers.index(layer) for other, layer in found if _height(other) > height]
+        below = [layers.index(layer) for other, layer in found if _height(other) < height]
+        if above and min(above) < at:
+            layers.move(at, min(above))
+        elif below and max(below) > at:
+            layers.move(at, max(below) + 1)
 
     def _bring_to_top(self) -> None:
-        """Put the layers above all others that came since, as new ones would be."""
-        layers = self._viewer.layers
-        mine = sorted(layers.index(self._layers[key]) for key in self._in_list())
-        if mine and mine[0] != len(layers) - len(mine):
+        """Put the layers above all others that came since, each in its order, as new ones would be."""
+        layers, there = self._viewer.layers, self._in_list()
+        mine = sorted(layers.index(layer) for layer in there.values())
+        lowest = len(layers) - len(mine)
+        if mine and mine[0] != lowest:
             layers.move_multiple(mine, len(layers))
+        # One by one: of several in another order than the list's napari loses count.
+        for index, key in enumerate(sorted(there, key=_height), start=lowest):
+            at = layers.index(there[key])
+            if at != index:
+                layers.move(at, index)
 
     def _is_visible_at_first(self, key: str) -> bool:
         """In place all heatmaps lie on one spot: one is seen, the others wait in the layer list."""
@@ -544,6 +616,7 @@ class Scene:
 
     def _move(self) -> None:
         """Put all layers where the layout wants them, and show those that it shows."""
+        self._own_eyes.clear()
         for key, layer in self._there().items():
             column = key.split(" ")[-1]
             seen = self._seen.get("edit" if column == "difference" else column)
@@ -554,6 +627,7 @@ class Scene:
             is_visible = self._is_visible_at_first(key)
             if layer.visible != is_visible:
                 layer.visible = is_visible
+            self._eyes[key] = is_visible
 
     def _in_list(self) -> dict[str, Any]:
         """Return the layers that the user has not taken away."""
@@ -568,25 +642,37 @@ class Scene:
         layer = self._layers.get(key)
         return layer if layer is not None and layer in self._viewer.layers else None
 
-    def _put_away(self, key: str) -> None:
-        layer = self.layer(key)
-        if layer is None:
+    def _put_away(self, key: str, *, with_its_tile: bool = False) -> None:
+        """Hide a layer; with its tile also one that was put away before, which the user may have looked at since."""
+        layer = self._kept(key)
+        if layer is None or (_is_put_away(layer) and not with_its_tile):
             return
-        # It goes on saying what it shows, for whoever looks at it still.
-        layer.metadata = {KEY: {**layer.metadata.get(KEY, {}), PUT_AWAY: True}}
+        if not _is_put_away(layer):
+            self._note_own_eye(key)
+            # It goes on saying what it shows, for whoever looks at it still.
+            layer.metadata = {KEY: {**layer.metadata.get(KEY, {}), PUT_AWAY: True}}
+        if layer.name == self._named[key]:
+            self._call(key, self._usual_names[key] + (EARLIER_TILE if with_its_tile else EARLIER))
         if layer.visible:
             layer.visible = False
+        self._eyes[key] = False
 
 
 def _is_put_away(layer: Any) -> bool:
     return PUT_AWAY in layer.metadata.get(KEY, {})
 
 
+def _is_within(layer: Any, shape: tuple[int, ...], info: SlideInfo) -> bool:
+    """Return whether a picture of this shape, as it is laid, ends nowhere outside a slide."""
+    first = np.asarray(layer.translate)
+    last = first + np.asarray(layer.scale) * (np.array(shape[:2]) - 1)
+    ends = np.array([info.height_px, info.width_px]) * um_per_px(info)
+    return bool((first >= 0).all() and (last <= ends).all())
+
+
 def _height(key: str) -> int:
-    """Return how high a layer lies above the others of a scene."""
-    if _is_picture(key):
-        return 0
-    return 2 if key.startswith("lines") else 1
+    """Return how high a layer lies above the others of a scene; no two are at one height."""
+    return _FROM_BELOW.index(key)
 
 
 def _lay(layer: Any, placement: dict[str, Any]) -> None:

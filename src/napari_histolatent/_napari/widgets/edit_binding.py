@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_histolatent._napari._editing import Seen, seen_in
-from napari_histolatent._napari._session import session_of
+from napari_histolatent._napari._session import session_of, slide_layers_of
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.editing._edits import (
     Edit,
@@ -63,6 +63,8 @@ _BESIDE_SHARE = 0.8
 """Of that, side by side."""
 _MOST_OF_CANVAS = 0.92
 _MOST_OF_LIBRARY = 50
+_SLIDE_CLOSED = "Its slide is not open: it is shown off the tissue, not in its place."
+_THROUGH_OWN = "The slider goes through the images of your own list now. What the edit changes is said when that list is cleared."
 
 
 class EditBinding:
@@ -81,6 +83,8 @@ class EditBinding:
         self._targets: list[tuple[str, Towards]] = []
         self._entries: tuple[LibraryEntry, ...] = ()
         self._steered: tuple[Tile, str] | None = None
+        self._is_off_slide = False
+        """Whether the tile was put off the tissue, for its slide is not open."""
         self._scene = Scene(viewer)
         self._router = LatestWorker(on_error=self._no_edit, in_words=in_dock)
         self._looker = LatestWorker(in_words=in_dock)
@@ -96,7 +100,12 @@ class EditBinding:
         )
         self._searching = EditSearching(view, on_found=self._take_found, on_left=self._show_base)
         self._search_class = EditSearchClass(view)
-        self._path = PathBinding(view.path_panel, current_path=self._current_path, show=self._show_frame)
+        self._path = PathBinding(
+            view.path_panel,
+            current_path=self._current_path,
+            show=self._show_frame,
+            on_keys=self._show_edit_words,
+        )
         urgent = (self._searching.worker, self._looker, self._router, self._path.player)
         self._agreement = EditAgreement(
             view.agreement, is_urgent=lambda: any(work.is_busy for work in urgent)
@@ -157,15 +166,17 @@ class EditBinding:
         view.history_bar.redo_requested.connect(self._redo)
         view.history_bar.branch_requested.connect(lambda step: self._go_to(self._history.go(step)))
         session.runs_changed.connect(self._loading.list_again)
+        session.runs_changed.connect(self._calibrating.runs_changed)
         session.tray_changed.connect(self._tray_changed)
         session.dataset_changed.connect(self._dataset_changed)
         session.dataset_changed.connect(self._library.dataset_changed)
         self._library.changed.connect(self._list_library)
         view.closed.connect(self.close)
+        view.closed.connect(self._scene.close)  # not where the window goes: its canvas may have gone before
         view.destroyed.connect(self.close)
 
     def close(self, *_: object) -> None:
-        """Let go of the viewer and of running work; layers stay."""
+        """Let go of the viewer and of running work; what is to be seen stays."""
         with suppress(RuntimeError):  # the application may have gone before
             self._settle.stop()
         for part in (
@@ -185,6 +196,7 @@ class EditBinding:
             worker.cancel()
         self._session.dataset_changed.disconnect(self._dataset_changed, missing_ok=True)
         self._session.runs_changed.disconnect(self._loading.list_again, missing_ok=True)
+        self._session.runs_changed.disconnect(self._calibrating.runs_changed, missing_ok=True)
         self._session.tray_changed.disconnect(self._tray_changed, missing_ok=True)
         self._session.dataset_changed.disconnect(self._library.dataset_changed, missing_ok=True)
         self._library.changed.disconnect(self._list_library, missing_ok=True)
@@ -225,6 +237,7 @@ class EditBinding:
     def _models_changed(self) -> None:
         """Start anew with other networks: a point of one means nothing to another."""
         self._settle.stop()
+        self._steered = None
         self._searching.stop()
         self._router.cancel()
         self._looker.cancel()
@@ -307,7 +320,9 @@ class EditBinding:
         self._settle.stop()
         self._steered = None
         self._searching.stop()
-        if not _is_in_one_place(before, state):
+        place = state.place
+        has_slide_changed = place is not None and self._is_slide_closed(place) != self._is_off_slide
+        if has_slide_changed or not _is_in_one_place(before, state):
             self._place()
         self._view.residual_check.blockSignals(True)
         self._view.residual_check.setChecked(state.keeps_residual)
@@ -321,10 +336,18 @@ class EditBinding:
         if tile is None:
             self._scene.forget()
             return
-        is_picked = self._state.tile is not None
+        self._is_off_slide = self._is_slide_closed(tile)
+        draws_tile = self._state.tile is not None and (self._state.is_recoloured or self._is_off_slide)
+        if not any(layer.data[0].slide == slide for layer in slide_layers_of(self._viewer)):
+            slide = self._picking.slide_of(tile) or self._session.slide()
         self._scene.set_look(self._view.look())
-        self._scene.place(tile, slide, draws_tile=is_picked and self._state.is_recoloured)
+        self._scene.place(tile, slide, draws_tile=draws_tile)
         self._zoom_if_outside()
+
+    def _is_slide_closed(self, tile: Tile) -> bool:
+        """Return whether a tile has a place on a slide that is not open."""
+        is_placed = tile.level0_box is not None and tile.slide_digest is not None
+        return is_placed and self._picking.slide_of(tile) is None
 
     def _tell_tile_changed(self, *, but: str = "") -> None:
         for name, binding in (
@@ -432,16 +455,19 @@ class EditBinding:
         if state.tile is None:
             if state.base is None:
                 return "Pick a tile on the slide to begin."
-            lies = (
-                "" if state.base.level0_box else " It has no place on the slide: it lies to the left of it."
-            )
+            lies = ""
+            if not state.base.level0_box:
+                lies = " It has no place on the slide: it lies to the left of it."
+            elif self._is_slide_closed(state.base):
+                lies = f" {_SLIDE_CLOSED}"
             return f"SYNTHETIC: {state.base.name}.{lies}"
         tile, slide = state.tile, state.slide
         where = f"x={tile.centre[0]:.0f}, y={tile.centre[1]:.0f}" if tile.centre else tile.name
         label = f", {tile.label}" if tile.label else ""
         has_mpp = slide is None or slide.info.mpp_x is not None
         level = "" if has_mpp else "; the slide does not state its pixel size: cut at level 0"
-        return "\n".join([f"Tile at {where}{label}{level}.", *tile.remarks])
+        closed = [_SLIDE_CLOSED] if self._is_slide_closed(tile) else []
+        return "\n".join([f"Tile at {where}{label}{level}.", *closed, *tile.remarks])
 
     def _show_seen(self, column: str, tile: Tile | None, seen: Seen) -> None:
         """Show a picture of the scene, in the strip and on the canvas, with what the classifier sees in it."""
@@ -659,14 +685,24 @@ class EditBinding:
         self._show_seen("reconstruction", edit.start, edit.start_seen)
         if self._path.frame is None:
             self._show_seen("edit", edit.start, edit.start_seen)  # until the first frame is there
-        if self.models is not None:
-            start = "reconstruction" if self._state.tile is not None else "start"
-            seen = {"tile": edit.tile_seen, start: edit.start_seen, "the slider's right end": edit.end_seen}
-            self._agreement.show(self.models, seen)
-        said = (flip_words(self._state, edit), effect_words(edit.effect))
-        self._view.edit_note.setText("\n".join(filter(None, said)))
         self._path.path_changed()
+        self._show_edit_words()
         self._show_look_words()
+
+    def _show_edit_words(self) -> None:
+        """Say what the edit changes and how far its heatmaps agree; of its end only while the slider goes there."""
+        models, edit = self.models, self._edit
+        if models is None or edit is None:
+            return
+        start = "reconstruction" if self._state.tile is not None else "start"
+        seen = {"tile": edit.tile_seen, start: edit.start_seen}
+        if self._path.has_own_keys:
+            self._view.edit_note.setText(_THROUGH_OWN)
+        else:
+            seen["the slider's right end"] = edit.end_seen
+            said = (flip_words(self._state, edit), effect_words(edit.effect))
+            self._view.edit_note.setText("\n".join(filter(None, said)))
+        self._agreement.show(models, seen)
 
     def _no_edit(self, error: Exception) -> None:
         self._edit = None

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
 from napari_histolatent._napari._workers import LatestWorker
 from napari_histolatent._napari.editing._calibrating import (
+    calibration_made,
     dataset_to_calibrate_on,
     followed,
+    running_calibration,
     start_calibration,
 )
 from napari_histolatent._napari.editing._words import in_dock
@@ -23,6 +26,20 @@ if TYPE_CHECKING:
     from napari_histolatent.runs import Run, RunStatus
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What there is of a calibration that the dock does not have."""
+
+    run: Run | None = None
+    """That makes it now."""
+    calibration: Calibration | None = None
+    """That was made meanwhile."""
+    dataset: Path | None = None
+    """To make it on."""
+    why_not: str = ""
+    """It cannot be made now."""
+
+
 class _Arrivals(QObject):
     """Carries from the thread how far a calibration is."""
 
@@ -32,6 +49,8 @@ class _Arrivals(QObject):
 
 class EditCalibrating:
     """Offers to calibrate the verdict of a generator that has no calibration, and follows it; closing leaves it alone.
+
+    A calibration that was begun elsewhere is followed, too.
 
     Parameters
     ----------
@@ -55,12 +74,14 @@ class EditCalibrating:
         self._found: Path | None = None
         """The dataset to calibrate on."""
         self._runs: dict[str, Run] = {}
-        """Calibrations that were started here and have not been seen to end, by the generator's digest."""
+        """Calibrations that were seen to run and have not been seen to end, by the generator's digest."""
+        self._lost: set[Path] = set()
+        """Folders of those that could not be followed to their end."""
         self._said = ""
         self._is_cancelled = False
         self.finder = LatestWorker(in_words=in_dock)
         self.starter = LatestWorker(on_error=lambda _: self._find(), in_words=in_dock)
-        self.follower = LatestWorker(on_error=lambda _: self._find(), in_words=in_dock)
+        self.follower = LatestWorker(on_error=lambda _: self._lose(), in_words=in_dock)
         self._stopper = LatestWorker(in_turn=True, in_words=in_dock)
         self._arrivals = _Arrivals()
         self._arrivals.moved.connect(self._show_progress)
@@ -91,21 +112,37 @@ class EditCalibrating:
         if self._models is not None and not (self.starter.is_busy or self.follower.is_busy):
             self.show(self._models)
 
+    def runs_changed(self) -> None:
+        """Look again, whether a calibration was begun elsewhere, or has ended there."""
+        if not (self.starter.is_busy or self.follower.is_busy):
+            self._find()
+
     def _find(self) -> None:
         models, opened = self._models, self._dataset()
         if models is None or models.calibration is not None:
             return
-        checkpoint = models.generator.checkpoint
+        checkpoint, lost = models.generator.checkpoint, frozenset(self._lost)
 
-        def work(_: object) -> tuple[Path | None, str]:
+        def work(_: object) -> _Found:
             try:
-                return dataset_to_calibrate_on(checkpoint, opened), ""
+                run = running_calibration(checkpoint, but=lost)
+                # After that: one that has ended by now has left its result.
+                calibration = calibration_made(checkpoint) if run is None else None
+                if run is not None or calibration is not None:
+                    return _Found(run, calibration)
+                return _Found(dataset=dataset_to_calibrate_on(checkpoint, opened))
             except UserError as error:  # the offer says it
-                return None, in_dock(str(error))
+                return _Found(why_not=in_dock(str(error)))
 
-        def show(found: tuple[Path | None, str]) -> None:
-            self._found, why_not = found
-            self._offer.show_offer(why_not, said=self._said)
+        def show(found: _Found) -> None:
+            self._found = found.dataset
+            if found.run is not None:
+                self._runs[checkpoint.digest] = found.run
+                self._follow(models, found.run)
+            elif found.calibration is not None:
+                self._take(models, found.calibration)
+            else:
+                self._offer.show_offer(found.why_not, said=self._said)
 
         self.finder.submit(work, show)
 
@@ -115,6 +152,7 @@ class EditCalibrating:
             return
         checkpoint, runs = models.generator.checkpoint, self._runs
         self._is_cancelled = False
+        self.finder.cancel()
         self._offer.show_running("Starting the calibration…")
 
         def work(_: object) -> Run:
@@ -154,14 +192,26 @@ class EditCalibrating:
         status, calibration = ended
         self._runs.pop(models.generator.checkpoint.digest, None)
         if calibration is not None:
-            self._offer.hide_offer()
-            self._on_calibrated(calibration)
+            self._take(models, calibration)
             return
         if status.state == "stopped":
             self._said = "The calibration was cancelled; nothing is kept of it."
         else:
             why = in_dock(status.message) or "its process ended without a word."
             self._said = f"The verdict could not be calibrated: {why}"
+        self._find()
+
+    def _take(self, models: Models, calibration: Calibration) -> None:
+        self._models = replace(models, calibration=calibration)  # from now on there is nothing to offer
+        self._offer.hide_offer()
+        self._on_calibrated(calibration)
+
+    def _lose(self) -> None:
+        """Give up a calibration that cannot be followed, or whose result cannot be read."""
+        if self._models is not None:
+            run = self._runs.pop(self._models.generator.checkpoint.digest, None)
+            if run is not None:
+                self._lost.add(run.path)
         self._find()
 
     def _cancel(self) -> None:

@@ -25,6 +25,8 @@ class EditSearchClass:
         self._tile: Tile | None = None
         self._offered: SearchClass | None = None
         self._is_chosen = False
+        self._chosen: str | None = None
+        """What the user chose; None: each class in turn."""
         view.search_class_chosen.connect(self._choose)
 
     def show(
@@ -43,13 +45,18 @@ class EditSearchClass:
             self._view.set_search_class(None, "")
             return
         self._offered = search_class_of(tile.label, classes, chances, judge)
-        if not self._is_chosen:
+        if self._chosen is not None and self._chosen not in classes:
+            self._is_chosen = False
+        if self._is_chosen:
+            # Again: the list may have been filled anew.
+            self._view.set_search_class(self._chosen, f"Your choice. {self._offered.why}")
+        else:
             self._view.set_search_class(self._offered.label, self._offered.why)
 
     def _choose(self) -> None:
         if self._offered is None:
             return
-        chosen = self._view.search_class
+        chosen = self._chosen = self._view.search_class
         self._is_chosen = chosen != self._offered.label
         said = f"Your choice. {self._offered.why}" if self._is_chosen else self._offered.why
         self._view.set_search_class(chosen, said)

@@ -424,12 +424,16 @@ class LibraryBinding:
             return
         otherwise = self._patches_of(generator)
 
-        def work(_: object) -> bool:
+        def work(_: object) -> tuple[bool, bool]:
             from napari_histolatent.jobs.neighbours import has_dataset
 
-            return has_dataset(generator, otherwise)
+            return has_dataset(generator, otherwise), has_dataset(generator)
 
-        self._asker.submit(work, self._panel.set_has_patches)
+        def show(found: tuple[bool, bool]) -> None:
+            has_patches, are_own = found
+            self._panel.set_has_patches(has_patches, are_own=are_own)
+
+        self._asker.submit(work, show)
 
     def _find_among(self, identity: str, folder: str) -> None:
         generator = self._generator()
@@ -438,11 +442,13 @@ class LibraryBinding:
             self._find_neighbours(identity)
 
     def _not_found(self, error: Exception) -> None:
-        """Ask for another dataset the next time."""
+        """Say why, and ask for another dataset the next time."""
         generator = self._generator()
         if generator is not None and isinstance(error, DatasetError):
             self._patches.pop(generator.checkpoint.digest, None)
         self._end_long()
+        if isinstance(error, UserError):
+            self._panel.set_neighbours([], in_dock(str(error)))
         self._ask_for_patches()
 
     def _find_neighbours(self, identity: str) -> None:
@@ -470,7 +476,7 @@ class LibraryBinding:
             self._known = (named, known)
             shown = [(item.pixels, _caption(item), _place(item)) for item in neighbours]
             self._panel.set_neighbours(shown, _neighbour_words(entry.name, known, neighbours))
-            self._panel.set_has_patches(True)
+            self._ask_for_patches()
 
         self._panel.set_neighbours([], "Looking through the training patches …")
         self._finder.submit(work, done)

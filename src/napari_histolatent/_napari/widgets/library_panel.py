@@ -152,18 +152,28 @@ class LibraryPanel(QWidget):
         self.folder_note.setToolTip(f"<qt>{escape(folder)}</qt>")
         self.own_button.setEnabled(not is_own)
 
-    def set_has_patches(self, has_patches: bool) -> None:
-        """Say whether the patches that the generator learnt from are at hand; without them, a dataset is asked for."""
+    def set_has_patches(self, has_patches: bool, *, are_own: bool = True) -> None:
+        """Say whether there are real patches to compare with, and whether they are those of the generator's own run.
+
+        Without any, a dataset is asked for.
+        """
         self._has_patches = has_patches
         self.neighbours_button.setText("Nearest real patches" if has_patches else "Nearest real patches…")
-        self.neighbours_button.setToolTip(
+        own = (
             "Look among the real tissue that the generator learnt from for what is most alike: is the picture "
             "new, or a copy of a training patch? The first time takes a while."
-            if has_patches
-            else "The patches that this generator learnt from are not on this computer; those of a generator that comes "
+        )
+        others = (
+            "Look among the real tissue of the dataset that was chosen for what is most alike. It need not be what this "
+            "generator learnt from, so that nothing alike is found there does not prove the picture to be new. The first "
+            "time takes a while."
+        )
+        none = (
+            "The patches that this generator learnt from are not on this computer; those of a generator that comes "
             "with the plugin never are. Choose the folder of a dataset with the same classes and patch size, and the "
             "picture is compared with the real tissue in it."
         )
+        self.neighbours_button.setToolTip(none if not has_patches else own if are_own else others)
 
     def set_entries(self, shelves: Sequence[Shelf], *, is_searched: bool) -> None:
         """List points; what was selected stays so. No signal, unless the selection is gone."""

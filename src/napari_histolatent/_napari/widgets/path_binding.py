@@ -44,6 +44,8 @@ class PathBinding:
         Asked after `path_changed`: the path to show, None: none.
     show
         Called on the UI thread with the frame that is to be seen.
+    on_keys
+        Called when the path goes through other images of the user's own, or through none any more.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class PathBinding:
         *,
         current_path: Callable[[], PathRequest | None],
         show: Callable[[Frame], None],
+        on_keys: Callable[[], None] = lambda: None,
     ) -> None:
-        self._panel, self._current_path, self._show = panel, current_path, show
+        self._panel, self._current_path, self._show, self._on_keys = panel, current_path, show, on_keys
         self._request: PathRequest | None = None
         self._drawing: object = None
         """What the running drawer asks after: another one here means that it is stale."""
@@ -92,6 +95,11 @@ class PathBinding:
     def request(self) -> PathRequest | None:
         """The path that is shown, with the panel's own timing and key points."""
         return self._request
+
+    @property
+    def has_own_keys(self) -> bool:
+        """Whether the path goes through images that the user chose, not from the tile to its edit."""
+        return len(self._keys) >= FEWEST_KEYS
 
     def path_changed(self) -> None:
         """Show the path that is asked for now, if it is another one."""
@@ -139,7 +147,7 @@ class PathBinding:
         if len(kept) < len(self._keys):
             self._keys = kept  # another generator cannot draw the others
             self._list_keys()
-        if len(self._keys) < FEWEST_KEYS:
+        if not self.has_own_keys:
             return replace(asked, timing=timing)
         keys = tuple(tile for _, tile in self._keys)
         real = asked.residual_on
@@ -225,6 +233,7 @@ class PathBinding:
     def _keys_changed(self, current: int) -> None:
         self._list_keys(current)
         self.path_changed()
+        self._on_keys()
 
     def _list_keys(self, current: int = -1) -> None:
         self._panel.set_keys([(caption, tile.pixels) for caption, tile in self._keys], current)

@@ -12,6 +12,7 @@ from superqt.utils import GeneratorWorker, create_worker
 from napari_histolatent._napari._layers import KEY, level0_of
 from napari_histolatent._napari._region_layer import (
     colors_of,
+    lay_above_slide,
     levels_in_reach,
     region_layer,
     region_layers_of,
@@ -127,6 +128,9 @@ class RegionHeatmapBinding:
         self._watcher: GeneratorWorker[Any, Any, Any] | None = None
         self._since: tuple[float, int] | None = None
         """When it was first seen to go on, and at which tile."""
+        self._shown_look = look()
+        self._listed = ""
+        """Digest of the slide whose heatmaps are offered."""
         self._is_closed = False
         self._planner, self._lister = LatestWorker(in_words=in_dock), LatestWorker(in_words=in_dock)
         self._starter = LatestWorker(on_error=self._on_not_started, in_words=in_dock)
@@ -189,6 +193,9 @@ class RegionHeatmapBinding:
         self.inputs_changed()
 
     def _on_layers(self, *_: object) -> None:
+        slide = self._session.slide()
+        if self._panel.isVisible() and (slide.info.digest if slide is not None else "") != self._listed:
+            self._list()
         self.inputs_changed()
 
     def _on_camera(self, *_: object) -> None:
@@ -386,10 +393,13 @@ class RegionHeatmapBinding:
     def _list(self) -> None:
         """Offer what was mapped on this slide, and go on watching what is being mapped."""
         slide = self._session.slide()
+        digest = slide.info.digest if slide is not None else ""
+        if slide is None or digest != self._listed:
+            self._panel.set_made([])  # what lies on another slide is not offered any more
+        self._listed = digest
         if slide is None:
-            self._panel.set_made([])
+            self._lister.cancel()
             return
-        digest = slide.info.digest
 
         def work(_: object) -> tuple[list[tuple[str, str]], Run | None]:
             runs = region_heatmaps_of(digest)
@@ -432,6 +442,7 @@ class RegionHeatmapBinding:
         )
         active = self._viewer.layers.selection.active
         added = self._viewer.add_image(data, **options)
+        lay_above_slide(self._viewer, added)
         if active is not None and active in self._viewer.layers:
             # The user's own selection stays: picking goes on working on the slide that was chosen.
             self._viewer.layers.selection.active = active
@@ -441,13 +452,16 @@ class RegionHeatmapBinding:
             show_info(said)
 
     def look_changed(self) -> None:
-        """Show the heatmaps of regions as the others are shown."""
-        look = self._look()
-        colors = colors_of(look.colormap)
+        """Show the heatmaps of regions as the others are shown; what did not change stays as the user set it."""
+        was, look = self._shown_look, self._look()
+        self._shown_look = look
         for layer in region_layers_of(self._viewer):
-            layer.opacity = look.heatmap_opacity
-            if layer.colormap.name != colors.name:
-                layer.colormap = colors
+            if look.heatmap_opacity != was.heatmap_opacity:
+                layer.opacity = look.heatmap_opacity
+            if look.colormap != was.colormap:
+                layer.colormap = colors_of(look.colormap)
+            if look.shows_heatmaps != was.shows_heatmaps:
+                layer.visible = look.shows_heatmaps
 
 
 def _request_of(asked: _Asked) -> tuple[Any, ...]:
