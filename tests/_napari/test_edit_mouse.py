@@ -14,6 +14,7 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 
 from napari_histolatent._napari._layers import KEY, slide_layer, world_of
+from napari_histolatent._napari.widgets.collapsible import Collapsible
 from napari_histolatent._napari.widgets.edit_view import EditView
 from napari_histolatent.latent.search_options import OWN_STEPS, SearchOptions
 from tests._napari.helpers import add
@@ -74,6 +75,22 @@ def press(qtbot: Any, dock: Any, widget: Any, *, at: float | None = None) -> Non
     elif hasattr(widget, "isCheckable") and widget.isCheckable():
         where = QPoint(8, where.y())  # a tick box is wider than its words
     qtbot.mouseClick(widget, LEFT, pos=where)
+
+
+def unfold(qtbot: Any, dock: Any, title: str) -> None:
+    """Open a part of the dock by a click on its title."""
+    (part,) = [part for part in dock.findChildren(Collapsible) if part.text() == title]
+    assert not part.isExpanded()
+    press(qtbot, dock, part.toggleButton())
+    qtbot.waitUntil(part.isExpanded)
+    qtbot.wait(300)  # it opens slowly
+
+
+def enter(qtbot: Any, dock: Any, line: Any, words: str) -> None:
+    """Click a line and type."""
+    press(qtbot, dock, line)
+    line.selectAll()
+    qtbot.keyClicks(line, words)
 
 
 def click_on_slide(qtbot: Any, viewer: Any, slide: Slide, level0_xy: tuple[float, float]) -> None:
@@ -156,3 +173,56 @@ def test_an_edit_by_the_mouse_alone(
     assert all(layer.metadata[KEY]["synthetic"] for layer in synthetic)
     assert all(layer.extent.world[1, 1] <= 0 for layer in synthetic), "left of the slide"
     picture("random")
+
+
+@pytest.mark.gui
+def test_library_arithmetic_and_a_path_by_the_mouse_alone(
+    qtbot: Any, window: Any, dock: Any, picture: Callable[[str], None]
+) -> None:
+    def draw() -> Any:
+        before = dock.binding._state.base
+        press(qtbot, dock, dock.random_button)
+        qtbot.waitUntil(lambda: dock.binding._state.base is not before, timeout=20_000)
+        ready(qtbot, dock)
+        return dock.binding._state.base
+
+    library = dock.library_panel
+    unfold(qtbot, dock, "Latent library")
+    points = []
+    for name in ("one", "two"):
+        points.append(np.array(draw().point.values))
+        enter(qtbot, dock, library.name_edit, name)
+        press(qtbot, dock, library.add_button)
+        qtbot.waitUntil(lambda: library.list.count() == len(points), timeout=20_000)
+    picture("library")
+
+    arithmetic = dock.arithmetic_panel
+    unfold(qtbot, dock, "Arithmetic of latent vectors")
+    enter(qtbot, dock, arithmetic.field, "two - 0.5 * one")
+    before = dock.binding._state.base
+    press(qtbot, dock, arithmetic.make_button)
+    qtbot.waitUntil(lambda: dock.binding._state.base is not before, timeout=20_000)
+    ready(qtbot, dock)
+    wanted, found = points[1] - 0.5 * points[0], np.array(dock.binding._state.base.point.values)
+    assert np.corrcoef(wanted, found)[0, 1] > 0.999, "the sum, brought back to the prior's shell"
+    picture("arithmetic")
+
+    press(qtbot, dock, dock.history_bar.undo_button)
+    ready(qtbot, dock)
+    assert dock.binding._state.base is before
+    press(qtbot, dock, dock.history_bar.redo_button)
+    ready(qtbot, dock)
+    assert dock.binding._state.base is not before
+
+    unfold(qtbot, dock, "Path through several images")
+    path = dock.path_panel
+    press(qtbot, dock, path.add_key_button)
+    press(qtbot, dock, dock.history_bar.undo_button)
+    ready(qtbot, dock)
+    press(qtbot, dock, path.add_key_button)
+    assert path.keys_list.count() == 2
+    ready(qtbot, dock)
+    press(qtbot, dock, path.slider._slider, at=0.95)
+    assert path.slider.value() > 0
+    assert any(layer.name.startswith("SYNTHETIC edit") and layer.visible for layer in window.layers)
+    picture("path")
