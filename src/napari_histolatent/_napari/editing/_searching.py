@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ _NEARER_THAN_ITS_VECTOR = ("faithful", "layers")
 OWN_CLASS = ""
 """Search a tile in its own class, where the model knows it, else in each in turn."""
 _NEARLY_SAME_SSIM, _CLOSE_SSIM, _UNLIKE_RMSE = 0.9, 0.5, 0.4
-"""Medians are, of what the generator drew itself .98, of held-out tiles .66 (faithful) and .23 (fast) (docs/editing.md)."""
+"""Medians are, of what the generator drew itself .98, of held-out tiles .86 (faithful) and .22 (fast) (docs/editing.md)."""
 FIGURES_TIP = (
     "RMSE: root of the mean squared difference of pixels from -1 to 1; 0 is the same picture, 0.1 about 13 of 255 levels "
     "of brightness. PSNR: the same in decibels; 20 is a rough likeness, 30 a close one. SSIM: how alike structures are, 1 "
@@ -76,6 +77,20 @@ def _likeness(rmse: float, ssim: float) -> str:
     if ssim >= _CLOSE_SSIM:
         return "The reconstruction is close to the tile: its colours and most of its structures came back."
     return "Colours and coarse structure of the tile came back, single nuclei did not."
+
+
+def at_most_every(seconds: float, tell: Callable[[int, NDArray[np.uint8]], None]) -> Callable[..., None]:
+    """Return a function that passes on what it is told, but nothing that comes sooner than so many seconds after the last."""
+    told = -math.inf
+
+    def tell_seldom(step: int, drawn: NDArray[np.uint8]) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= seconds:
+            told = now
+            tell(step, drawn)
+
+    return tell_seldom
 
 
 def checked_tile(models: Models, tile: Tile, *, normalises: bool) -> Tile:

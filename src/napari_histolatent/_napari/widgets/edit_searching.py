@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, Signal
 
 from napari_histolatent._napari._workers import LatestWorker
-from napari_histolatent._napari.editing._searching import Found, find
+from napari_histolatent._napari.editing._searching import Found, at_most_every, find
 from napari_histolatent._napari.editing._words import in_dock
 from napari_histolatent.latent.search_options import steps_in_all
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from napari_histolatent._napari._editing import Models
     from napari_histolatent._napari.widgets.edit_view import EditView
     from napari_histolatent.jobs.tiles import Tile
+
+_PREVIEW_SECONDS = 0.2
+"""Between two previews: where software draws the window, each takes the processor from the search for a tenth of a second."""
 
 
 class _Preview(QObject):
@@ -74,7 +77,9 @@ class EditSearching:
                 method=method,
                 options=options,
                 label=label,
-                on_step=lambda step, drawn: preview.moved.emit(search, step, drawn),
+                on_step=at_most_every(
+                    _PREVIEW_SECONDS, lambda step, drawn: preview.moved.emit(search, step, drawn)
+                ),
                 should_stop=should_stop,
             )
 
