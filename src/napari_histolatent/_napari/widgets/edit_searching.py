@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_histolatent.jobs.tiles import Tile
 
 _PREVIEW_SECONDS = 0.2
-"""Between two previews: where software draws the window, each takes the processor from the search for a tenth of a second."""
+"""Between two previews: more than five a second nobody sees, and each has the whole window drawn."""
 
 
 class _Preview(QObject):
